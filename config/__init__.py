@@ -1,0 +1,1 @@
+"""What the operator wants, checked once; imports nothing of ours."""

@@ -1,0 +1,1 @@
+"""Decides which workers exist, and lets them."""

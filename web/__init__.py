@@ -1,0 +1,1 @@
+"""Reads metric files, serves /metrics; without any capability, and knowing nothing of the other packages."""
