@@ -3,8 +3,17 @@
 import hashlib
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from ebpf_userspace_exporter.config.scalars import Boolean, Integer, Number
+
+MAX_KEY_BYTES = 512  # the BPF stack, where a key is made, has no more
+MAX_COMM_BYTES = 15
+
+# What bounds a map's key in Go and in C; a bucket beyond it cannot be counted anyway.
+BucketKey = Annotated[Integer, Field(ge=-(1 << 63), lt=1 << 63)]
 
 
 class _Model(BaseModel):
@@ -14,27 +23,27 @@ class _Model(BaseModel):
 class Decoder(_Model):
     """One step from a key's bytes to a label's text; what a decoder does not use stays empty."""
 
-    name: str
+    name: str = Field(description="the name of a decoder")
     static_map: Mapping[str, str] = {}
-    allow_unknown: bool = False
+    allow_unknown: Boolean = False
     regexps: tuple[str, ...] = ()
 
 
 class Label(_Model):
     """`size` bytes of the key, then `padding` bytes that are skipped."""
 
-    name: str
-    size: int
-    padding: int = 0
-    decoders: tuple[Decoder, ...]
+    name: str = Field(description="a label's name")
+    size: Annotated[Integer, Field(ge=1, le=MAX_KEY_BYTES, description="how many bytes of the key")]
+    padding: Annotated[Integer, Field(ge=0, le=MAX_KEY_BYTES)] = 0
+    decoders: tuple[Decoder, ...] = Field(description="a list of decoders")
 
 
 class Counter(_Model):
     """One series per row of the map `table`; without labels the whole map is one series."""
 
-    name: str
-    help: str
-    table: str
+    name: str = Field(description="the metric's name")
+    help: str = ""
+    table: str = Field(description="the name of a BPF map in the code")
     labels: tuple[Label, ...] = ()
 
 
@@ -50,15 +59,15 @@ class BucketType(StrEnum):
 class Histogram(_Model):
     """A map whose last label is the bucket; the others are the series' labels."""
 
-    name: str
-    help: str
-    table: str
-    labels: tuple[Label, ...]
-    bucket_type: BucketType
-    bucket_multiplier: float = 1.0
-    bucket_min: int = 0
-    bucket_max: int = 0
-    bucket_keys: tuple[float, ...] = ()
+    name: str = Field(description="the metric's name")
+    help: str = ""
+    table: str = Field(description="the name of a BPF map in the code")
+    labels: tuple[Label, ...] = Field(description="a list of labels, the last of them the bucket")
+    bucket_type: BucketType = Field(description="exp2, exp2zero, linear or fixed")
+    bucket_multiplier: Annotated[Number, AfterValidator(lambda multiplier: multiplier or 1.0)] = 1.0  # 0 is unset
+    bucket_min: BucketKey = 0
+    bucket_max: BucketKey = 0
+    bucket_keys: tuple[Number, ...] = ()
 
 
 class Metrics(_Model):
@@ -69,22 +78,27 @@ class Metrics(_Model):
 
 
 class Attachment(_Model):
-    """Which processes a program is attached to: those whose comm is `binary_name`."""
+    """Which processes a program is attached to: those whose comm is `binary_name`, as far as a comm goes."""
 
-    binary_name: str
+    binary_name: str = Field(description="the name of a process, as in /proc/PID/comm")
+
+    @property
+    def comm(self) -> str:
+        """What the kernel keeps of `binary_name`: 15 bytes (TASK_COMM_LEN)."""
+        return self.binary_name.encode(errors="surrogateescape")[:MAX_COMM_BYTES].decode(errors="surrogateescape")
 
 
 class Program(_Model):
     """BPF C, the probes it is attached to (probe -> function), and what its maps mean."""
 
-    name: str
+    name: str = Field(description="the program's name")
     metrics: Metrics = Metrics()
     usdt: Mapping[str, str] = {}
     uprobes: Mapping[str, str] = {}
     uretprobes: Mapping[str, str] = {}
-    attachment: Attachment
+    attachment: Attachment = Field(description="a mapping with binary_name")
     cflags: tuple[str, ...] = ()
-    code: str
+    code: str = Field(description="the program in BPF C")
 
     def digest(self) -> str:
         """Return 16 hexadecimal digits that differ when anything about the program does."""
@@ -94,4 +108,4 @@ class Program(_Model):
 class Config(_Model):
     """Everything in a probe config."""
 
-    programs: tuple[Program, ...]
+    programs: tuple[Program, ...] = Field(description="a list of programs")

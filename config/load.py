@@ -1,0 +1,86 @@
+"""A probe config is read, checked and returned whole, or refused with everything that is wrong with it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ebpf_userspace_exporter.config.checks import check
+from ebpf_userspace_exporter.config.errors import ConfigError, KeyPath, Problem
+from ebpf_userspace_exporter.config.files import read_text
+from ebpf_userspace_exporter.config.findings import Findings
+from ebpf_userspace_exporter.config.model import Config
+from ebpf_userspace_exporter.config.nodes import Document, Value, parse
+from ebpf_userspace_exporter.config.schema import read_config
+
+# What ebpf_exporter's configs may have beside the probes that are ours.
+KERNEL_PROBES = ("kprobes", "kretprobes", "tracepoints", "raw_tracepoints", "perf_events")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A config without a problem; the warnings are lines for the log, each with its place in the file."""
+
+    config: Config
+    warnings: tuple[str, ...]
+
+
+def load_config(path: Path, *, trusted: bool) -> Loaded:
+    """Return the config at `path`; ConfigError with all its problems otherwise.
+
+    With `trusted`, which is for whoever loads its code into a kernel, nobody but root and the user who called sudo may
+    be able to change it.
+    """
+    document = parse(str(path), read_text(path, trusted=trusted))
+    if document.value is None:
+        raise ConfigError([*document.problems, document.problem((), 'is empty; expected "programs:" and a list')])
+    if not isinstance(document.value, dict):
+        got = "a list" if isinstance(document.value, list) else "text"
+        raise ConfigError([*document.problems, document.problem((), f'expected a mapping with "programs:", got {got}')])
+    return _check(document, document.value)
+
+
+def _check(document: Document, value: dict[str, Value]) -> Loaded:
+    ours, ignored, problems = _set_aside(value)
+    draft = read_config(ours)
+    findings = Findings(draft.broken)
+    if draft.config is not None:
+        check(draft.config, findings)
+    located = [*problems, *draft.problems, *findings.problems]
+    if draft.config is None or located or document.problems:
+        raise ConfigError([*document.problems, *(document.problem(*problem) for problem in located)])
+    warnings = [document.problem(*warning) for warning in findings.warnings]
+    if ignored:
+        kinds = ", ".join(sorted({str(path[-1]) for path in ignored}, key=KERNEL_PROBES.index))
+        warnings.append(document.problem(ignored[0], f"{kinds} ignored: only probes in userspace are attached"))
+    return Loaded(draft.config, tuple(str(warning) for warning in sorted(warnings, key=_line)))
+
+
+def _set_aside(value: dict[str, Value]) -> tuple[dict[str, Value], list[KeyPath], list[tuple[KeyPath, str]]]:
+    """Return the document as the models have it, the paths of kernel probes, and what is wrong with the spelling."""
+    programs = value.get("programs")
+    if not isinstance(programs, list):
+        return value, [], []
+    ours: list[Value] = []
+    ignored: list[KeyPath] = []
+    problems: list[tuple[KeyPath, str]] = []
+    for index, program in enumerate(programs):
+        if not isinstance(program, dict):
+            ours.append(program)
+            continue
+        ignored += [("programs", index, key) for key in program if key in KERNEL_PROBES]
+        if "attachment" in program and "attachments" in program:
+            message = 'the same as "attachment", which is there too; expected one of them'
+            problems.append((("programs", index, "attachments"), message))
+        ours.append(_respelled(program))
+    return {**value, "programs": ours}, ignored, problems
+
+
+def _respelled(program: Mapping[str, Value]) -> Value:
+    kept = {key: item for key, item in program.items() if key not in KERNEL_PROBES and key != "attachments"}
+    if "attachments" in program:
+        kept.setdefault("attachment", program["attachments"])
+    return kept
+
+
+def _line(problem: Problem) -> int:
+    return problem.line or 0
