@@ -1,0 +1,143 @@
+"""The WSGI application: metrics, a small page, health and readiness. No request can make it do anything else."""
+
+import gzip
+import html
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, quote
+
+from ebpf_userspace_exporter import __version__
+from ebpf_userspace_exporter.web.exposition import (
+    OPENMETRICS_CONTENT_TYPE,
+    TEXT_CONTENT_TYPE,
+    render_openmetrics,
+    render_text,
+)
+from ebpf_userspace_exporter.web.families import restrict
+from ebpf_userspace_exporter.web.negotiation import accepts_gzip, refresh_seconds, wants_openmetrics
+from ebpf_userspace_exporter.web.own_metrics import OwnMetrics
+from ebpf_userspace_exporter.web.refresh import status
+from ebpf_userspace_exporter.web.scrape import Scraper
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+LONGEST_REFRESH_SECONDS = 1.0
+STATUS_SECONDS = 1.0
+_MAX_QUERY_FIELDS = 1000
+_GZIP_LEVEL = 1  # a sixth of level 9's time for nine tenths of its effect, on metrics
+
+_logger = logging.getLogger(__name__)
+
+_Headers = tuple[tuple[str, str], ...]
+_PLAIN: _Headers = (("Content-Type", "text/plain; charset=utf-8"),)
+_PAGE: _Headers = (
+    ("Content-Type", "text/html; charset=utf-8"),
+    ("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Response:
+    status: str
+    body: bytes
+    headers: _Headers = _PLAIN
+
+
+class Application:
+    """Serves one state directory's metrics at one path; several threads may call it."""
+
+    def __init__(self, state_directory: Path, metrics_path: str) -> None:
+        self._control_socket = state_directory / "control.sock"
+        self._metrics_path = metrics_path
+        self._own_metrics = OwnMetrics()
+        self._scraper = Scraper(state_directory, self._own_metrics)
+        # The first wins where two are the same: with -m / there is no page.
+        self._routes = {
+            "/": self._page,
+            "/-/healthy": lambda _: _Response("200 OK", b"healthy\n"),
+            "/-/ready": self._ready,
+            # WSGI hands out the path's bytes as Latin-1.
+            metrics_path.encode().decode("latin-1"): self._metrics,
+        }
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """Answer one request."""
+        try:
+            response = self._respond(environ)
+        except Exception:
+            _logger.exception("a request failed")
+            response = _Response("500 Internal Server Error", b"internal error, see the exporter's log\n")
+        headers = [
+            *response.headers,
+            ("Content-Length", str(len(response.body))),
+            ("X-Content-Type-Options", "nosniff"),
+        ]
+        start_response(response.status, headers)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [response.body]
+
+    def _respond(self, environ: "WSGIEnvironment") -> _Response:
+        route = self._routes.get(environ.get("PATH_INFO", ""))
+        if route is None:
+            return _Response("404 Not Found", b"not found\n")
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            headers = (*_PLAIN, ("Allow", "GET, HEAD"))
+            return _Response("405 Method Not Allowed", b"only GET and HEAD are allowed\n", headers)
+        return route(environ)
+
+    def _metrics(self, environ: "WSGIEnvironment") -> _Response:
+        started = time.monotonic()
+        try:
+            query = parse_qs(environ.get("QUERY_STRING", ""), max_num_fields=_MAX_QUERY_FIELDS)
+        except ValueError:
+            return _Response("400 Bad Request", b"too many fields in the query\n")
+        seconds = refresh_seconds(
+            environ.get("HTTP_X_PROMETHEUS_SCRAPE_TIMEOUT_SECONDS", ""), longest=LONGEST_REFRESH_SECONDS
+        )
+        families = self._scraper.scrape(seconds)
+        if names := query.get("name[]"):
+            families = restrict(families, frozenset(names))
+        if wants_openmetrics(environ.get("HTTP_ACCEPT", "")):
+            content_type, body = OPENMETRICS_CONTENT_TYPE, render_openmetrics(families)
+        else:
+            content_type, body = TEXT_CONTENT_TYPE, render_text(families)
+        headers: _Headers = (("Content-Type", content_type), ("Vary", "Accept, Accept-Encoding"))
+        if accepts_gzip(environ.get("HTTP_ACCEPT_ENCODING", "")):
+            body = gzip.compress(body, _GZIP_LEVEL, mtime=0)
+            headers = (*headers, ("Content-Encoding", "gzip"))
+        self._own_metrics.observe_scrape(time.monotonic() - started)
+        return _Response("200 OK", body, headers)
+
+    def _ready(self, _environ: "WSGIEnvironment") -> _Response:
+        answer = status(self._control_socket, STATUS_SECONDS)
+        if answer.ready:
+            return _Response("200 OK", b"ready\n")
+        return _Response("503 Service Unavailable", f"not ready: {answer.reason}\n".encode())
+
+    def _page(self, _environ: "WSGIEnvironment") -> _Response:
+        link = html.escape(quote(self._metrics_path))
+        text = html.escape(self._metrics_path)
+        page = (
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            "<title>eBPF userspace exporter</title>\n</head>\n<body>\n<h1>eBPF userspace exporter</h1>\n"
+            f'<p>Version {html.escape(__version__)}</p>\n<p><a href="{link}">{text}</a></p>\n</body>\n</html>\n'
+        )
+        return _Response("200 OK", page.encode(), _PAGE)
+
+
+def from_environment(environment: Mapping[str, str]) -> Application:
+    """Return the application for the state directory and the path that the supervisor put into our environment."""
+    return Application(
+        state_directory=Path(environment.get("USERSPACE_EXPORTER_WEB_STATE_DIR", "/run/ebpf-userspace-exporter")),
+        metrics_path=environment.get("USERSPACE_EXPORTER_WEB_METRICS_PATH", "/metrics"),
+    )
+
+
+application = from_environment(os.environ)
+"""What gunicorn serves."""

@@ -1,0 +1,104 @@
+"""The web process's own metrics, kept in the shape of metric files so that they are merged and rendered alike."""
+
+import bisect
+import math
+import threading
+from collections.abc import Iterator
+
+from ebpf_userspace_exporter.web.families import exposed_names
+from ebpf_userspace_exporter.web.metric_files import Entry, Kind, MetricFile
+from ebpf_userspace_exporter.web.refresh import RefreshResult
+
+_PREFIX = "userspace_exporter_"
+_UNREADABLE_FILES = f"{_PREFIX}unreadable_files_total"
+_REFRESH_SUCCESSFUL = f"{_PREFIX}refresh_successful"
+_STALE_WORKERS = f"{_PREFIX}stale_workers"
+_REFRESH_SECONDS = f"{_PREFIX}refresh_seconds"
+_SCRAPE_SECONDS = f"{_PREFIX}scrape_seconds"
+
+RESERVED_NAMES = frozenset(
+    {_UNREADABLE_FILES, _REFRESH_SUCCESSFUL, _STALE_WORKERS}
+    | {*exposed_names(_REFRESH_SECONDS, Kind.HISTOGRAM), *exposed_names(_SCRAPE_SECONDS, Kind.HISTOGRAM)}
+)
+"""Names that no metric file may use."""
+
+
+class OwnMetrics:
+    """What this process counts over its life; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._unreadable_files = 0
+        self._refreshes = _Durations((0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0))
+        self._scrapes = _Durations((0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0))
+
+    def count_unreadable_file(self) -> None:
+        """Count a file that one scrape had to leave out."""
+        with self._lock:
+            self._unreadable_files += 1
+
+    def observe_refresh(self, seconds: float) -> None:
+        """Record how long a scrape waited for the supervisor."""
+        with self._lock:
+            self._refreshes.observe(seconds)
+
+    def observe_scrape(self, seconds: float) -> None:
+        """Record how long a scrape took in all; it shows from the next one on."""
+        with self._lock:
+            self._scrapes.observe(seconds)
+
+    def files(self, refreshed: RefreshResult) -> list[MetricFile]:
+        """Return the metrics as of now, for a scrape whose refresh ended so."""
+        with self._lock:
+            counters = [
+                Entry(
+                    _UNREADABLE_FILES.removesuffix("_total"),
+                    _UNREADABLE_FILES,
+                    (),
+                    "Metric files left out of a scrape because they were empty, torn, corrupt or contradicted another;"
+                    " counted once per file and scrape.",
+                    float(self._unreadable_files),
+                )
+            ]
+            gauges = [
+                _gauge(
+                    _REFRESH_SUCCESSFUL,
+                    "Whether the supervisor answered this scrape in time; if not, values are as last written.",
+                    float(refreshed.ok),
+                )
+            ]
+            if refreshed.ok:
+                # Without an answer the number is not known, and 0 would say that all is well.
+                help_text = "Workers that missed this scrape's deadline; their values are as last written."
+                gauges.append(_gauge(_STALE_WORKERS, help_text, float(refreshed.stale)))
+            histograms = [
+                *self._refreshes.entries(_REFRESH_SECONDS, "How long scrapes waited for workers to write their files."),
+                *self._scrapes.entries(
+                    _SCRAPE_SECONDS, "How long scrapes took from request to answer, the refresh included."
+                ),
+            ]
+        return [
+            MetricFile("", Kind.COUNTER, tuple(counters)),
+            MetricFile("", Kind.GAUGE, tuple(gauges)),
+            MetricFile("", Kind.HISTOGRAM, tuple(histograms)),
+        ]
+
+
+def _gauge(name: str, help_text: str, value: float) -> Entry:
+    return Entry(name, name, (), help_text, value)
+
+
+class _Durations:
+    def __init__(self, upper_bounds: tuple[float, ...]) -> None:
+        self._upper_bounds = (*upper_bounds, math.inf)
+        self._counts = [0] * len(self._upper_bounds)
+        self._sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self._counts[bisect.bisect_left(self._upper_bounds, seconds)] += 1
+        self._sum += seconds
+
+    def entries(self, name: str, help_text: str) -> Iterator[Entry]:
+        for upper_bound, count in zip(self._upper_bounds, self._counts, strict=True):
+            yield Entry(name, f"{name}_bucket", (), help_text, float(count), upper_bound)
+        yield Entry(name, f"{name}_sum", (), help_text, self._sum)
