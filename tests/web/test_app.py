@@ -234,8 +234,10 @@ def test_bad_file_is_counted_with_every_scrape_and_logged_once(
     assert sorted(record.getMessage() for record in caplog.records) == [
         "metric file 'counter_gc-1_8.db' is left out of scrapes: shorter than its header",
         "metric file 'counter_own-1_8.db' is left out of scrapes: empty",
-        "metric file 'counter_taken-1_8.db' is left out of scrapes: "
-        "userspace_exporter_stale_workers belongs to another metric",
+        (
+            "metric file 'counter_taken-1_8.db' is left out of scrapes: "
+            "userspace_exporter_stale_workers belongs to another metric"
+        ),
     ]
     write_metric_file(bad, {})
     Answer(application, "/metrics")
