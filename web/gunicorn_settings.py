@@ -70,7 +70,7 @@ def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn pass
 
 
 def _is_no_stalled_client(record: logging.LogRecord) -> bool:
-    # gunicorn logs the timeouts above as a socket error with its traceback: whoever reaches the port could fill the log.
+    # gunicorn logs the timeouts above with a traceback: whoever reaches the port could fill the log.
     return not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError))
 
 
