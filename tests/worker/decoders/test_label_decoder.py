@@ -1,0 +1,57 @@
+import random
+
+import pytest
+
+from ebpf_userspace_exporter.config.decoders import DECODER_SIZES
+from ebpf_userspace_exporter.config.model import Decoder, Label
+from ebpf_userspace_exporter.worker.decoders import DECODERS, DecodeError, RowSkipped, label_decoder
+
+UINT = Decoder(name="uint")
+STRING = Decoder(name="string")
+KNOWN = Decoder(name="static_map", static_map={"1": "one", "2": "two"})
+SURROGATE = Decoder(name="static_map", static_map={"1": "\ud800"})
+NOT_TWO = Decoder(name="regexp", regexps=("^[^t]",))
+
+
+def label(*decoders: Decoder) -> Label:
+    return Label(name="x", size=8, decoders=decoders)
+
+
+def test_every_decoder_that_a_config_may_name_exists_and_no_other() -> None:
+    assert DECODERS.keys() == DECODER_SIZES.keys()
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_every_decoder_reads_exactly_the_sizes_that_a_config_may_give_it(name: str) -> None:
+    decode = label_decoder(label(Decoder(name=name, static_map={"a": "b"}, regexps=("",))))
+    readable = set()
+    for size in range(1, 33):
+        try:
+            decode(bytes(size))
+        except DecodeError:
+            continue
+        readable.add(size)
+
+    assert readable == set(DECODER_SIZES[name] or range(1, 33))
+
+
+def test_decoders_run_in_their_order() -> None:
+    decode = label_decoder(label(UINT, KNOWN, NOT_TWO))
+
+    assert decode(b"\1") == "one"
+    with pytest.raises(RowSkipped):
+        decode(b"\2")
+
+
+@pytest.mark.parametrize(
+    "decoders", [(STRING,), (NOT_TWO,), (KNOWN,), (STRING, KNOWN), (STRING, NOT_TWO, KNOWN), (UINT, SURROGATE)]
+)
+def test_a_label_is_valid_utf8_whatever_the_bytes(decoders: tuple[Decoder, ...]) -> None:
+    decode = label_decoder(label(*decoders))
+    noise = random.Random(7)  # noqa: S311
+
+    for raw in [bytes([1] + [0] * 7), *(noise.randbytes(8) for _ in range(500))]:
+        try:
+            decode(raw).encode()
+        except RowSkipped:
+            continue
