@@ -1,0 +1,92 @@
+"""Names of metric files, and what happens to them by name in the state directory.
+
+A target's file keeps its name over all generations of its worker: `KIND_SLUG-DIGEST_PID.db`. The kind comes first
+because prometheus_client's collector reads a file's type there. While a generation writes its first values its file
+is called `….db.GENERATION.tmp`, which no reader looks at.
+
+Whatever renames or removes takes the directory as a descriptor, so that no other one can be put in its place.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+from typing import Final, Literal
+
+from ebpf_userspace_exporter.config.model import Program
+
+Kind = Literal["counter", "histogram"]
+
+KINDS: Final[tuple[Kind, ...]] = ("counter", "histogram")
+MAX_SLUG_CHARACTERS = 40
+
+_NOT_IN_A_SLUG = re.compile(r"[^A-Za-z0-9-]+")
+_OURS = re.compile(
+    rf"(?:counter|histogram)_[A-Za-z0-9-]{{1,{MAX_SLUG_CHARACTERS}}}-[0-9a-f]{{8}}_[0-9]+\.db(?:\.[0-9]+\.tmp)?"
+    r"|(?:counter|gauge|histogram)_supervisor\.own(?:\.tmp)?",
+    re.ASCII,
+)
+
+
+def file_stem(program_name: str, pid: int) -> str:
+    """Return what the names of a target's files have in common; different for different targets."""
+    slug = _NOT_IN_A_SLUG.sub("-", program_name)[:MAX_SLUG_CHARACTERS] or "-"
+    digest = hashlib.sha256(program_name.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+    return f"{slug}-{digest}_{pid}"
+
+
+def metric_file_name(kind: Kind, program_name: str, pid: int) -> str:
+    """Return the name under which a target's metrics of this kind are read."""
+    return f"{kind}_{file_stem(program_name, pid)}.db"
+
+
+def temporary_file_name(kind: Kind, program_name: str, pid: int, generation: int) -> str:
+    """Return the name under which one generation of the target's worker writes them."""
+    return f"{metric_file_name(kind, program_name, pid)}.{generation}.tmp"
+
+
+def kinds_of(program: Program) -> tuple[Kind, ...]:
+    """Return the kinds of metrics that the program has."""
+    metrics = {"counter": program.metrics.counters, "histogram": program.metrics.histograms}
+    return tuple(kind for kind in KINDS if metrics[kind])
+
+
+def publish(directory_fd: int, program: Program, pid: int, generation: int) -> list[str]:
+    """Put what this generation has written in the place of what readers see; return the names that changed.
+
+    A kind that the program has no metric of (any more) goes. A kind that this generation did not write stays: after
+    damage to one file only that one is written again.
+    """
+    changed = []
+    wanted = kinds_of(program)
+    for kind in KINDS:
+        name = metric_file_name(kind, program.name, pid)
+        with contextlib.suppress(FileNotFoundError):
+            if kind in wanted:
+                written = temporary_file_name(kind, program.name, pid, generation)
+                os.rename(written, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+            else:
+                os.unlink(name, dir_fd=directory_fd)
+            changed.append(name)
+    return changed
+
+
+def remove(directory_fd: int, program_name: str, pid: int) -> None:
+    """Remove a target's files, with whatever its generations left half written."""
+    names = {metric_file_name(kind, program_name, pid) for kind in KINDS}
+    for name in os.listdir(directory_fd):
+        if name in names or (name.endswith(".tmp") and is_ours(name) and name.rsplit(".", 2)[0] in names):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=directory_fd)
+
+
+def remove_unpublished(directory_fd: int, program_name: str, pid: int, generation: int) -> None:
+    """Remove what one generation has written and nobody will publish any more."""
+    for kind in KINDS:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary_file_name(kind, program_name, pid, generation), dir_fd=directory_fd)
+
+
+def is_ours(name: str) -> bool:
+    """Tell whether a file of this name is one that we write, and so may remove from a stale state directory."""
+    return _OURS.fullmatch(name) is not None
