@@ -13,6 +13,7 @@ OWN_METRICS: Mapping[str, MetricKind] = {
     "enabled_programs": "gauge",
     "program_info": "gauge",
     "build_info": "gauge",
+    "attach_mode_info": "gauge",
     "targets": "gauge",
     "targets_missed_total": "counter",
     "attach_seconds": "histogram",

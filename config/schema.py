@@ -7,7 +7,7 @@ consequence of another. A Config with stand-ins is never used for anything else.
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -65,7 +65,7 @@ def read_config(value: dict[str, Value]) -> Draft:
         return Draft(Config.model_validate(value), (), frozenset())
     except ValidationError as error:
         details = error.errors(include_url=False)
-    problems, broken = _translate(details)
+    problems, broken = _translate(value, details)
     for path in broken:
         _stand_in(value, path)
     try:
@@ -90,7 +90,7 @@ def _filled(key: str, item: Value) -> Value:
     return item
 
 
-def _translate(details: list[ErrorDetails]) -> tuple[list[tuple[KeyPath, str]], list[KeyPath]]:
+def _translate(value: Value, details: list[ErrorDetails]) -> tuple[list[tuple[KeyPath, str]], list[KeyPath]]:
     problems: list[tuple[KeyPath, str]] = []
     broken: list[KeyPath] = []
     meant: set[KeyPath] = set()
@@ -112,7 +112,7 @@ def _translate(details: list[ErrorDetails]) -> tuple[list[tuple[KeyPath, str]], 
             elif path not in meant:
                 problems.append((path, f"missing; expected {_expectation(path)}"))
     # What a misspelt key would have said is unknown, also where the key may be left out.
-    return problems, [*broken, *(path for path in meant if path not in broken)]
+    return problems, [*broken, *(path for path in meant if path not in broken and _at(value, path) is None)]
 
 
 def _message(detail: ErrorDetails) -> str:
@@ -188,12 +188,7 @@ def _expectation(path: KeyPath) -> str:
 def _stand_in(value: Value, path: KeyPath) -> None:
     """Put something valid at `path`, or nothing where nothing is needed."""
     *above, last = path
-    holder: Any = value
-    try:
-        for part in above:
-            holder = holder[part]
-    except (LookupError, TypeError):
-        return  # what was above it has been replaced
+    holder = _at(value, tuple(above))
     if isinstance(holder, list) and isinstance(last, int):
         holder[last] = copy.deepcopy(_ITEMS.get(str(above[-1])))
     elif isinstance(holder, dict) and isinstance(last, str):
@@ -204,3 +199,14 @@ def _stand_in(value: Value, path: KeyPath) -> None:
             holder[last] = "stand_in"
         else:
             holder.pop(last, None)
+
+
+def _at(value: Value, path: KeyPath) -> Value:
+    """Return what is at `path`, or None."""
+    found: Any = value
+    try:
+        for part in path:
+            found = found[part]
+    except (LookupError, TypeError):
+        return None
+    return cast(Value, found)
