@@ -1,0 +1,104 @@
+"""What a worker tells its supervisor over a Unix sequenced-packet socket: JSON, a message a packet, with descriptors.
+
+The other way only words go: `refresh N` and `finish`; a closed socket means: exit.
+"""
+
+import array
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from ebpf_userspace_exporter.worker.reasons import Reason
+
+MAX_MESSAGE_BYTES = 64 << 10
+MAX_DESCRIPTORS = 250  # the kernel passes at most 253 in one message (SCM_MAX_FD)
+FINISH = b"finish"
+
+
+@dataclass(frozen=True, slots=True)
+class MapsMade:
+    """The maps exist; their descriptors come with this, in the image's order, before anything is attached."""
+
+    kind: Literal["maps"] = "maps"
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """The probes are attached; `more` says that further links follow in another message."""
+
+    tags: Mapping[str, str]
+    more: bool
+    kind: Literal["links"] = "links"
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """The maps were read and the files written; sequence 0 is the first time, `publish` asks to rename new files."""
+
+    sequence: int
+    publish: bool
+    decode_errors: Mapping[str, int] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    final: bool = False
+    kind: Literal["collected"] = "collected"
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Loading or attaching failed; the worker exits."""
+
+    reason: Reason
+    message: str
+    diagnostics: str = ""
+    kind: Literal["failed"] = "failed"
+
+
+Message = MapsMade | Linked | Collected | Failed
+_ADAPTER: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
+
+
+class MessageError(Exception):
+    """A packet that is no message, or whose descriptors did not all arrive."""
+
+
+def send(channel: socket.socket, message: Message, descriptors: Sequence[int] = ()) -> None:
+    """In the worker: send one message with its descriptors."""
+    socket.send_fds(channel, [_ADAPTER.dump_json(message)], list(descriptors))
+
+
+def receive(channel: socket.socket) -> tuple[Message, list[int]] | None:
+    """In the supervisor: return the next message and its descriptors, or None when the worker has hung up.
+
+    BlockingIOError when there is none now. The descriptors are close-on-exec from the start, which
+    socket.recv_fds leaves out.
+    """
+    item_bytes = array.array("i").itemsize
+    packet, ancillary, flags, _ = channel.recvmsg(
+        MAX_MESSAGE_BYTES, socket.CMSG_SPACE(MAX_DESCRIPTORS * item_bytes), socket.MSG_CMSG_CLOEXEC
+    )
+    descriptors = array.array("i")
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(payload[: len(payload) - len(payload) % item_bytes])
+    if not packet and not descriptors:
+        return None
+    if flags & socket.MSG_CTRUNC:
+        # The kernel could not install them all: RLIMIT_NOFILE.
+        raise _closed(descriptors, "descriptors were lost on the way: the limit of open files is reached")
+    if flags & socket.MSG_TRUNC:
+        raise _closed(descriptors, f"message of more than {MAX_MESSAGE_BYTES} bytes")
+    try:
+        return _ADAPTER.validate_json(packet), list(descriptors)
+    except ValidationError as error:
+        raise _closed(descriptors, f"not a message: {error.errors(include_url=False)[0]['msg']}") from error
+
+
+def _closed(descriptors: Sequence[int], text: str) -> MessageError:
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return MessageError(text)
