@@ -1,0 +1,56 @@
+"""Which targets the config wants, given the processes there are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ebpf_userspace_exporter.config.model import Attachment, Program
+from ebpf_userspace_exporter.supervisor.processes import Process, exec_mark, is_descendant
+from ebpf_userspace_exporter.supervisor.targets import ExecMark, Slot, Target
+
+COMM_CHARACTERS = 15  # TASK_COMM_LEN - 1: the kernel keeps no more
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A program of the config and its digest."""
+
+    program: Program
+    digest: str
+
+
+def definitions(programs: Sequence[Program]) -> dict[str, Definition]:
+    """Return the programs by name, each with its digest."""
+    return {program.name: Definition(program, program.digest()) for program in programs}
+
+
+def matches(attachment: Attachment, process: Process) -> bool:
+    """Whether a program with this attachment goes to that process."""
+    return process.comm == attachment.binary_name[:COMM_CHARACTERS]
+
+
+def desired_targets(
+    wanted: Mapping[str, Definition], table: Mapping[int, Process], own_pid: int
+) -> tuple[dict[Slot, Target], set[Slot]]:
+    """Return the targets, and the slots of matching processes whose leader has exited.
+
+    Never among them: this process and whatever it has forked, which is builders, workers and the web.
+    """
+    targets: dict[Slot, Target] = {}
+    leaderless: set[Slot] = set()
+    marks: dict[int, ExecMark | None] = {}
+    for name, definition in wanted.items():
+        for process in table.values():
+            if process.is_dead or not matches(definition.program.attachment, process):
+                continue
+            if is_descendant(process.pid, own_pid, table):
+                continue
+            slot = Slot(name, process.pid)
+            if process.leader_exited:
+                leaderless.add(slot)
+                continue
+            if process.pid not in marks:
+                marks[process.pid] = exec_mark(process)
+            mark = marks[process.pid]
+            if mark is not None:
+                targets[slot] = Target(slot, definition.digest, process.start_ticks, mark)
+    return targets, leaderless

@@ -1,0 +1,96 @@
+"""The process table: who runs now, and how to tell that it is still the same one."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import psutil
+
+from ebpf_userspace_exporter.supervisor.targets import ExecMark
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One line of the table; the numbers are raw fields of /proc/PID/stat (man 5 proc)."""
+
+    pid: int
+    ppid: int
+    comm: str
+    state: str
+    threads: int
+    start_ticks: int
+    start_stack: int
+    arg_start: int
+
+    @property
+    def is_dead(self) -> bool:
+        """Nothing of it runs any more; its parent has not asked for its status yet."""
+        return self.state in "ZX" and self.threads <= 1
+
+    @property
+    def leader_exited(self) -> bool:
+        """Its first thread has ended and others run: the kernel would accept a link and count nothing."""
+        return self.state == "Z" and self.threads > 1
+
+
+def process_table() -> dict[int, Process]:
+    """Return every process that /proc shows; one that leaves while we look is left out."""
+    processes = (read_process(pid) for pid in psutil.pids())
+    return {process.pid: process for process in processes if process is not None}
+
+
+def read_process(pid: int) -> Process | None:
+    """Return what /proc/PID/stat says, or None when the process is gone.
+
+    psutil's create_time moves with the wall clock and its name() is completed from the command line; the raw
+    start ticks and the raw comm are neither.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as stat:  # noqa: PTH123 - read once a second for every process
+            line = stat.read(4096)
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    return parse_stat(pid, line)
+
+
+def parse_stat(pid: int, line: bytes) -> Process:
+    """Parse one /proc/PID/stat; the name in it may hold anything, parentheses and spaces included."""
+    opening, closing = line.index(b"("), line.rindex(b")")
+    comm = line[opening + 1 : closing]
+    if b"\\" in comm:
+        # stat, unlike comm, writes a newline and a backslash as escapes.
+        comm = comm.replace(b"\\n", b"\n").replace(b"\\\\", b"\\")
+    fields = line[closing + 2 :].split()
+    return Process(
+        pid=pid,
+        ppid=int(fields[1]),
+        comm=os.fsdecode(comm),
+        state=fields[0].decode(),
+        threads=int(fields[17]),
+        start_ticks=int(fields[19]),
+        start_stack=int(fields[25]),
+        arg_start=int(fields[45]),
+    )
+
+
+def exec_mark(process: Process) -> ExecMark | None:
+    """Return the mark of the program that the process executes now; None if it has none or it cannot be read."""
+    try:
+        exe = os.stat(f"/proc/{process.pid}/exe")  # noqa: PTH116 - as above
+    except OSError:
+        return None
+    return ExecMark(process.start_stack, process.arg_start, exe.st_dev, exe.st_ino)
+
+
+def is_descendant(pid: int, ancestor: int, table: Mapping[int, Process]) -> bool:
+    """Whether `pid` is `ancestor` or was forked, through any number of parents, by it."""
+    seen: set[int] = set()
+    while pid not in seen:
+        if pid == ancestor:
+            return True
+        seen.add(pid)
+        process = table.get(pid)
+        if process is None:
+            return False
+        pid = process.ppid
+    return False

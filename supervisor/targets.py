@@ -1,0 +1,38 @@
+"""What a worker is for: one program on one process, told apart from every other use of that process's number."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ExecMark:
+    """Changes when the process executes another program, which changes neither its number nor its start time."""
+
+    start_stack: int
+    arg_start: int
+    exe_device: int
+    exe_inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where series live: the labels a user sees. One worker at a time writes them."""
+
+    program: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One program on one process; `start_ticks` tells a reused PID apart, `exec_mark` an exec.
+
+    `definition` is the program's digest: a changed program is another target.
+    """
+
+    slot: Slot
+    definition: str
+    start_ticks: int
+    exec_mark: ExecMark
+
+    def is_same_process(self, other: "Target") -> bool:
+        """Whether only an exec lies between the two."""
+        return (self.slot, self.definition, self.start_ticks) == (other.slot, other.definition, other.start_ticks)

@@ -1,0 +1,127 @@
+"""The process table against real processes."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from ebpf_userspace_exporter.supervisor.processes import (
+    exec_mark,
+    is_descendant,
+    parse_stat,
+    process_table,
+    read_process,
+)
+
+STAT = b"S 7 1 1 0 -1 0 1 2 3 4 5 6 7 8 20 0 3 0 4711 10 20 30 40 50 99 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 60 61 62 63 64 65 66 0"
+
+
+@pytest.mark.parametrize(
+    ("comm", "expected"),
+    [
+        pytest.param(b"redis-server", "redis-server", id="plain"),
+        pytest.param(b"a) S 1 (b", "a) S 1 (b", id="parentheses"),
+        pytest.param(b"two\\nlines", "two\nlines", id="newline"),
+        pytest.param(b"back\\\\slash", "back\\slash", id="backslash"),
+        pytest.param(b"\xff\xfe", "\udcff\udcfe", id="not UTF-8"),
+        pytest.param(b"", "", id="empty"),
+    ],
+)
+def test_name_in_stat_may_hold_anything(comm: bytes, expected: str) -> None:
+    process = parse_stat(12, b"12 (" + comm + b") " + STAT + b"\n")
+
+    assert process.comm == expected
+    assert (process.ppid, process.threads, process.start_ticks) == (7, 3, 4711)
+    assert (process.start_stack, process.arg_start) == (99, 63)
+
+
+def test_table_holds_this_process_and_its_parent() -> None:
+    table = process_table()
+
+    assert table[os.getpid()].ppid == os.getppid()
+    assert os.getppid() in table
+
+
+def test_process_that_is_gone_is_none() -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
+
+    assert read_process(child.pid) is None
+
+
+def test_zombie_is_dead() -> None:
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+
+    process = read_process(child.pid)
+    child.wait()
+
+    assert process is not None
+    assert process.is_dead
+    assert not process.leader_exited
+
+
+def test_exec_changes_the_mark_and_nothing_else() -> None:
+    script = "import os, sys; sys.stdin.read(1); os.execv('/bin/sleep', ['sleep', '60'])"
+    child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE)
+    try:
+        _until(lambda: (process := read_process(child.pid)) is not None and process.comm.startswith("python"))
+        before = read_process(child.pid)
+        assert child.stdin is not None
+        child.stdin.write(b"x")
+        child.stdin.flush()
+        _until(lambda: (process := read_process(child.pid)) is not None and process.comm == "sleep")
+        after = read_process(child.pid)
+        assert before is not None
+        assert after is not None
+        assert (before.pid, before.start_ticks) == (after.pid, after.start_ticks)
+        assert exec_mark(after) is not None
+        assert (before.start_stack, before.arg_start) != (after.start_stack, after.arg_start)
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_leader_that_exited_before_its_threads_is_told_from_a_dead_process() -> None:
+    script = (
+        "import ctypes, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "ctypes.CDLL(None).syscall(60 if ctypes.sizeof(ctypes.c_long) == 8 else 1, 0)\n"
+    )
+    if os.uname().machine != "x86_64":
+        script = script.replace("60 if", "93 if")
+    child = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        _until(lambda: (process := read_process(child.pid)) is not None and process.state == "Z")
+        process = read_process(child.pid)
+        assert process is not None
+        assert process.leader_exited
+        assert not process.is_dead
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_descendants_are_found_through_any_number_of_parents() -> None:
+    child = subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout is not None
+        grandchild = int(child.stdout.readline())
+        table = process_table()
+        assert is_descendant(grandchild, os.getpid(), table)
+        assert is_descendant(os.getpid(), os.getpid(), table)
+        assert not is_descendant(os.getpid(), grandchild, table)
+    finally:
+        os.kill(grandchild, 9)
+        child.communicate()
+
+
+def _until(condition: "object") -> None:
+    deadline = time.monotonic() + 30
+    assert callable(condition)
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        threading.Event().wait(0.01)
