@@ -1,0 +1,100 @@
+"""What the supervisor knows of one slot: the target, its worker, and what it holds in the worker's stead."""
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import inf
+
+from ebpf_userspace_exporter.config.model import Program
+from ebpf_userspace_exporter.supervisor.targets import Slot, Target
+from ebpf_userspace_exporter.worker.image import Image
+from ebpf_userspace_exporter.worker.reasons import Reason
+
+START_SECONDS = 20.0  # from fork to the first metric file
+HANG_SECONDS = 10.0  # an unanswered request, after which a worker is replaced
+PING_SECONDS = 60.0  # between requests where nobody scrapes
+HEALTHY_SECONDS = 60.0  # a worker that ran so long starts a new count of attempts
+FINISH_SECONDS = 5.0  # the last read of a target that exited
+UNSERVED_SECONDS = 300.0  # on top of the grace, where nobody scrapes any more
+
+
+class Phase(StrEnum):
+    """Where a slot is in its life; the values are those of the label `state` of targets{name,state}."""
+
+    WAITING = "waiting"  # for an image, or for its time to try again
+    STARTING = "starting"  # a worker loads and attaches
+    RUNNING = "running"
+    FINISHING = "finishing"  # the target is gone: the last read is under way
+    EXITED = "exited"  # the last values are still shown
+    FAILED = "failed"  # and trying again would change nothing
+
+
+@dataclass(slots=True)
+class Worker:
+    """A live worker process; `asked_at` is the time of a request that is not answered yet."""
+
+    pid: int
+    channel: socket.socket | None  # None: it has hung up, or is there only to close links
+    started: float
+    asked_at: float | None = None
+    answered: int = 0  # sequence number of the last request answered
+    failed: bool = False  # it has said why, and exits
+    killed_for: Reason | None = None
+
+
+@dataclass(slots=True)
+class Holdings:
+    """What outlives a worker: descriptors of its maps and links. The supervisor holds them and never reads them."""
+
+    image: Image | None = None
+    maps: list[int] = field(default_factory=list)
+    links: list[int] = field(default_factory=list)
+    partial_links: list[int] = field(default_factory=list)  # more were announced; worthless if they never come
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Entry:
+    """One slot. Fields change in the supervisor's loop only; `reconcile` reads them."""
+
+    target: Target
+    program: Program
+    pidfd: int
+    discovered: float
+    phase: Phase = Phase.WAITING
+    worker: Worker | None = None
+    holdings: Holdings = field(default_factory=Holdings)
+    generation: int = 0
+    continues_files: bool = False  # the files in the slot are this target's: a successor goes on from them
+    attached_at: float | None = None
+    is_watched: bool = True  # its pidfd is in the selector
+    exited: bool = False  # its pidfd says so
+    leader_exited: bool = False
+    attempts: int = 0
+    retry_at: float = 0.0
+    deadline: float = inf  # of the present phase
+    served: bool = False  # a scrape has had the last values
+    reason: Reason | None = None
+    message: str = ""
+
+    @property
+    def slot(self) -> Slot:
+        """The labels of its series."""
+        return self.target.slot
+
+    @property
+    def state(self) -> str:
+        """The value of the label `state`: the phase, or what keeps it from the next."""
+        if self.leader_exited:
+            return Reason.LEADER_EXITED
+        if self.phase is Phase.WAITING:
+            if self.reason is Reason.STALE_FILE:
+                return Reason.STALE_FILE
+            return "building" if self.retry_at == inf else "retrying" if self.attempts else "waiting"
+        return self.phase
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether its probes count, with or without a live worker."""
+        return bool(self.holdings.links) and self.phase in (Phase.WAITING, Phase.STARTING, Phase.RUNNING)

@@ -1,0 +1,169 @@
+"""Deciding, without forking: entries are made by hand, time is an argument."""
+
+import socket
+from math import inf
+
+import pytest
+
+from ebpf_userspace_exporter.config.model import Attachment, Program
+from ebpf_userspace_exporter.supervisor.entry import HANG_SECONDS, UNSERVED_SECONDS, Entry, Phase, Worker
+from ebpf_userspace_exporter.supervisor.reconcile import (
+    Action,
+    Adopt,
+    Drop,
+    Finish,
+    Kill,
+    Ping,
+    Relink,
+    Start,
+    next_deadline,
+    reconcile,
+)
+from ebpf_userspace_exporter.supervisor.targets import ExecMark, Slot, Target
+from ebpf_userspace_exporter.worker.reasons import Reason
+
+NOW = 1000.0
+SLOT = Slot("malloc", 42)
+PROGRAM = Program(name="malloc", attachment=Attachment(binary_name="x"), code="")
+
+
+def target(*, start_ticks: int = 100, definition: str = "d1", exe: int = 1, pid: int = 42) -> Target:
+    return Target(Slot("malloc", pid), definition, start_ticks, ExecMark(1, 2, 3, exe))
+
+
+def entry(
+    of: Target | None = None, phase: Phase = Phase.RUNNING, *, worker: bool = True, deadline: float = inf
+) -> Entry:
+    made = Entry(of or target(), PROGRAM, pidfd=-1, discovered=0.0, phase=phase, deadline=deadline)
+    if worker:
+        made.worker = Worker(pid=4242, channel=None, started=0.0)
+    return made
+
+
+def decide(have: Entry | None, want: Target | None, *, digest: str | None = "d1") -> list[Action]:
+    defined = {} if digest is None else {"malloc": digest}
+    return reconcile({} if want is None else {want.slot: want}, {} if have is None else {have.slot: have}, defined, NOW)
+
+
+def test_new_target_is_adopted() -> None:
+    assert decide(None, target()) == [Adopt(target())]
+
+
+def test_adopted_target_is_started() -> None:
+    assert decide(entry(phase=Phase.WAITING, worker=False), target()) == [Start(SLOT)]
+
+
+def test_running_target_needs_nothing() -> None:
+    assert decide(entry(), target()) == []
+
+
+def test_target_that_waits_for_an_image_is_left_alone() -> None:
+    waiting = entry(phase=Phase.WAITING, worker=False)
+    waiting.retry_at = inf
+
+    assert decide(waiting, target()) == []
+
+
+def test_target_that_failed_for_good_is_left_alone() -> None:
+    assert decide(entry(phase=Phase.FAILED, worker=False), target()) == []
+
+
+def test_target_that_failed_for_good_is_tried_again_when_it_executes_something_else() -> None:
+    assert decide(entry(phase=Phase.FAILED, worker=False), target(exe=2)) == [Relink(target(exe=2))]
+
+
+def test_exited_target_is_read_for_the_last_time() -> None:
+    exited = entry()
+    exited.exited = True
+
+    assert decide(exited, target()) == [Finish(SLOT)]
+
+
+def test_target_that_no_longer_matches_is_read_for_the_last_time() -> None:
+    assert decide(entry(), None) == [Finish(SLOT)]
+
+
+def test_reused_pid_finishes_the_old_target_before_the_new_one_is_adopted() -> None:
+    after = target(start_ticks=250)
+
+    assert decide(entry(), after) == [Finish(SLOT)]
+    assert decide(entry(phase=Phase.EXITED, worker=False), after) == [Drop(SLOT, keep_files=True), Adopt(after)]
+
+
+def test_exec_replaces_the_links() -> None:
+    assert decide(entry(), target(exe=2)) == [Relink(target(exe=2))]
+
+
+def test_changed_definition_ends_the_old_series_when_the_new_ones_begin() -> None:
+    after = target(definition="d2")
+
+    assert decide(entry(), after, digest="d2") == [Drop(SLOT, keep_files=True), Adopt(after)]
+
+
+def test_changed_definition_that_matches_nobody_ends_the_series_at_once() -> None:
+    assert decide(entry(), None, digest="d2") == [Drop(SLOT, keep_files=False)]
+
+
+def test_program_removed_from_the_config_goes_at_once() -> None:
+    assert decide(entry(), None, digest=None) == [Drop(SLOT, keep_files=False)]
+
+
+@pytest.mark.parametrize(
+    ("late", "served", "expected"),
+    [
+        pytest.param(0.0, True, [Drop(SLOT, keep_files=False)], id="served and over"),
+        pytest.param(0.0, False, [], id="over but not served"),
+        pytest.param(UNSERVED_SECONDS, False, [Drop(SLOT, keep_files=False)], id="nobody scrapes"),
+        pytest.param(-1.0, True, [], id="still in its grace"),
+    ],
+)
+def test_series_of_an_exited_target_stay_for_the_grace(late: float, served: bool, expected: list[Action]) -> None:
+    exited = entry(phase=Phase.EXITED, worker=False, deadline=NOW - late)
+    exited.served = served
+
+    assert decide(exited, None) == expected
+
+
+def test_worker_that_does_not_answer_is_killed() -> None:
+    hung = entry()
+    assert hung.worker is not None
+    hung.worker.asked_at = NOW - HANG_SECONDS
+
+    assert decide(hung, target()) == [Kill(SLOT, Reason.WORKER_TIMEOUT)]
+
+
+def test_worker_that_is_not_ready_in_time_is_killed() -> None:
+    assert decide(entry(phase=Phase.STARTING, deadline=NOW), target()) == [Kill(SLOT, Reason.WORKER_TIMEOUT)]
+
+
+def test_last_read_that_takes_too_long_is_killed() -> None:
+    assert decide(entry(phase=Phase.FINISHING, deadline=NOW), None) == [Kill(SLOT, Reason.WORKER_TIMEOUT)]
+
+
+def test_worker_that_nobody_asks_is_pinged() -> None:
+    assert decide(entry(deadline=NOW), target()) == [Ping(SLOT)]
+
+
+def test_what_ends_comes_before_what_begins() -> None:
+    new = target(pid=43)
+    actions = reconcile({new.slot: new}, {SLOT: entry()}, {"malloc": "d1"}, NOW)
+
+    assert actions == [Finish(SLOT), Adopt(new)]
+
+
+@pytest.mark.parametrize("phase", Phase, ids=str)
+@pytest.mark.parametrize("worker", [True, False], ids=["worker", "no worker"])
+@pytest.mark.parametrize(
+    "want", [target(), target(exe=2), target(start_ticks=9), None], ids=["same", "exec", "reuse", "none"]
+)
+def test_every_action_changes_what_called_for_it_or_has_a_later_deadline(
+    phase: Phase, worker: bool, want: Target | None
+) -> None:
+    """An entry whose deadline is past and that is left alone would make the loop spin."""
+    with socket.socket() as channel:
+        subject = entry(phase=phase, worker=worker, deadline=NOW + 5)
+        subject.retry_at = NOW + 5
+        if subject.worker is not None:
+            subject.worker.channel = channel
+        if not decide(subject, want):
+            assert next_deadline(subject, NOW) > NOW
