@@ -1,0 +1,84 @@
+"""Forking: each child holds what it is given and nothing else, and does not outlive us."""
+
+import os
+import resource
+import signal
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import structlog
+
+from ebpf_userspace_exporter.worker.kernel import set_parent_death_signal
+
+logger = structlog.get_logger()
+
+EXIT_SOFTWARE = 70  # sysexits.h: an error of ours, with its traceback in the log
+_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+
+
+def spawn(name: str, run: Callable[[], None], *, keep: Collection[int]) -> int:
+    """Fork a child that calls `run` and exits; return its pid.
+
+    The child has the standard streams and the descriptors in `keep`, default signals and its own process group (a
+    terminal's Ctrl-C is for the supervisor alone), and is killed when this process dies.
+    """
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = EXIT_SOFTWARE
+    try:
+        _settle(name, parent, keep)
+        run()
+        status = 0
+    except SystemExit as leaving:
+        status = leaving.code if isinstance(leaving.code, int) else EXIT_SOFTWARE
+    except BaseException:
+        logger.exception("child failed", child=name)
+    finally:
+        os._exit(status)
+
+
+def _settle(name: str, parent: int, keep: Collection[int]) -> None:
+    """In the child: become independent of everything the supervisor has, but for its life."""
+    signal.set_wakeup_fd(-1)
+    for number in _HANDLED:
+        signal.signal(number, signal.SIG_DFL)
+    set_parent_death_signal(signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(EXIT_SOFTWARE)  # it died before the line above
+    os.setpgid(0, 0)
+    Path("/proc/self/comm").write_text(name)  # for whoever reads ps or top
+    # A core file would hold what was read from the target.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    close_all_but(keep)
+
+
+def close_all_but(keep: Collection[int]) -> None:
+    """Close every descriptor but the standard streams and those in `keep`."""
+    low = 3
+    for descriptor in sorted(keep):
+        os.closerange(low, descriptor)
+        low = max(low, descriptor + 1)
+    os.closerange(low, 1 << 30)
+
+
+def reap() -> dict[int, int]:
+    """Collect every child that has exited, orphans that became ours as PID 1 included; return {pid: exit code}.
+
+    An exit code below 0 is the negated signal.
+    """
+    statuses: dict[int, int] = {}
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return statuses
+        if pid == 0:
+            return statuses
+        statuses[pid] = os.waitstatus_to_exitcode(status)
+
+
+def kill(pid: int) -> None:
+    """Kill a child that has not been reaped yet."""
+    os.kill(pid, signal.SIGKILL)
