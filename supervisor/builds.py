@@ -1,0 +1,200 @@
+"""Images: one build per program and binary, a few at a time, each in a child that lives seconds."""
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+
+import structlog
+from ebpf_userspace_exporter.worker.build.process import BuildRequest, read_result
+from ebpf_userspace_exporter.worker.build.process import run as run_builder
+
+from ebpf_userspace_exporter.config.model import Program
+from ebpf_userspace_exporter.supervisor import children
+from ebpf_userspace_exporter.supervisor.targets import Target
+from ebpf_userspace_exporter.worker.image import MAX_IMAGE_BYTES, FileIdentity, Image
+from ebpf_userspace_exporter.worker.reasons import PERMANENT, AttachError, Reason
+from ebpf_userspace_exporter.worker.target_files import fits
+
+logger = structlog.get_logger()
+
+BUILD_SECONDS = 60.0
+MAX_BUILDERS = 2
+MAX_REMEMBERED = 256
+SHARED_FAILURE_SECONDS = 5.0  # how long a failure that may pass is taken to hold for other processes of the binary
+MAX_DIAGNOSTICS_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class BuildKey:
+    """What an image is made of: a program's digest and an executable; a library is compared when it is used."""
+
+    definition: str
+    executable: FileIdentity
+
+
+@dataclass(slots=True)
+class _Build:
+    key: BuildKey
+    target: Target
+    result_fd: int
+    diagnostics_fd: int
+    deadline: float
+    timed_out: bool = False
+
+
+@dataclass(slots=True)
+class _Known:
+    images: list[Image] = field(default_factory=list)
+    failure: AttachError | None = None
+    failure_until: float = 0.0
+
+
+class Builds:
+    """The images there are, and the builders at work."""
+
+    def __init__(self, scratch: Path, kernel_headers: Path | None) -> None:
+        self._scratch = scratch
+        self._kernel_headers = kernel_headers
+        self._known: OrderedDict[BuildKey, _Known] = OrderedDict()
+        self._running: dict[int, _Build] = {}
+        # An image or a failure that concerns one process alone is handed to that target, once.
+        self._answers: dict[Target, Image | AttachError] = {}
+
+    def image_for(self, target: Target, program: Program, now: float) -> Image | None:
+        """Return the image for a target; None while it is being built or waits for its turn.
+
+        AttachError where it cannot be had.
+        """
+        answer = self._answers.pop(target, None)
+        if isinstance(answer, AttachError):
+            raise answer
+        if answer is not None:
+            return answer
+        key = BuildKey(target.definition, _executable(target.slot.pid))
+        known = self._known.get(key)
+        if known is not None:
+            self._known.move_to_end(key)
+            if known.failure is not None and now < known.failure_until:
+                raise known.failure
+            for image in known.images:
+                if fits(image.files, target.slot.pid):
+                    return image
+        if len(self._running) < MAX_BUILDERS and all(build.key != key for build in self._running.values()):
+            self._start(key, target, program, now)
+        return None
+
+    def remember_failure(self, target: Target, error: AttachError) -> None:
+        """Give the same answer to every target of that program and binary, from now on."""
+        try:
+            key = BuildKey(target.definition, _executable(target.slot.pid))
+        except AttachError:
+            return
+        self._remember_failure(key, error, inf)
+
+    def on_exit(self, pid: int, exit_code: int, now: float) -> bool:
+        """Take what a builder has left behind; False if that child was none."""
+        build = self._running.pop(pid, None)
+        if build is None:
+            return False
+        result = _read_all(build.result_fd, MAX_IMAGE_BYTES)
+        diagnostics = _read_all(build.diagnostics_fd, MAX_DIAGNOSTICS_BYTES)
+        os.close(build.result_fd)
+        os.close(build.diagnostics_fd)
+        try:
+            if build.timed_out:
+                text = diagnostics.decode(errors="replace")
+                raise AttachError(Reason.BUILDER_TIMEOUT, f"no image after {BUILD_SECONDS:.0f} s", text)
+            image = read_result(result, diagnostics, exit_code)
+        except AttachError as error:
+            if error.reason is Reason.TARGET_CHANGED:
+                self._answers[build.target] = error
+            else:
+                until = inf if error.reason in PERMANENT else now + SHARED_FAILURE_SECONDS
+                self._remember_failure(build.key, error, until)
+            return True
+        logger.info("built", program=build.target.slot.program, pid=build.target.slot.pid, files=_paths(image))
+        if image.process_bound:
+            self._answers[build.target] = image
+        else:
+            self._remember(build.key).images.append(image)
+        return True
+
+    def kill_late(self, now: float) -> None:
+        """Kill the builders whose time is over; `on_exit` says so to who waits."""
+        for pid, build in self._running.items():
+            if build.deadline <= now and not build.timed_out:
+                build.timed_out = True
+                children.kill(pid)
+
+    def next_deadline(self) -> float:
+        """Return when `kill_late` has something to do, on the monotonic clock."""
+        return min((build.deadline for build in self._running.values() if not build.timed_out), default=inf)
+
+    def retain(self, definitions: Iterable[str]) -> None:
+        """Forget the images of programs that are in the config no more."""
+        kept = set(definitions)
+        for key in [key for key in self._known if key.definition not in kept]:
+            del self._known[key]
+        for target in [target for target in self._answers if target.definition not in kept]:
+            del self._answers[target]
+
+    def forget(self, target: Target) -> None:
+        """Drop an answer that nobody will ask for any more."""
+        self._answers.pop(target, None)
+
+    def kill_all(self) -> None:
+        """Kill every builder."""
+        for pid in self._running:
+            children.kill(pid)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no builder is at work."""
+        return not self._running
+
+    def _start(self, key: BuildKey, target: Target, program: Program, now: float) -> None:
+        result_fd = os.memfd_create("image")
+        diagnostics_fd = os.memfd_create("diagnostics")
+        request = BuildRequest(program, target.slot.pid, self._kernel_headers, self._scratch)
+        pid = children.spawn(
+            "exporter-build",
+            lambda: run_builder(request, result_fd, diagnostics_fd),
+            keep=(result_fd, diagnostics_fd),
+        )
+        self._running[pid] = _Build(key, target, result_fd, diagnostics_fd, now + BUILD_SECONDS)
+
+    def _remember_failure(self, key: BuildKey, error: AttachError, until: float) -> None:
+        known = self._remember(key)
+        known.failure, known.failure_until = error, until
+
+    def _remember(self, key: BuildKey) -> _Known:
+        known = self._known.setdefault(key, _Known())
+        self._known.move_to_end(key)
+        if len(self._known) > MAX_REMEMBERED:
+            self._known.popitem(last=False)
+        return known
+
+
+def _executable(pid: int) -> FileIdentity:
+    try:
+        status = os.stat(f"/proc/{pid}/exe")  # noqa: PTH116 - asked for every target that waits
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise AttachError(Reason.TARGET_CHANGED, f"process {pid} is gone") from error
+    except OSError as error:
+        raise AttachError(Reason.PERMISSION, f"cannot look at /proc/{pid}/exe: {error.strerror}") from error
+    return FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _read_all(descriptor: int, limit: int) -> bytes:
+    """Return a memfd's content; a builder that wrote more than `limit` gets it cut, which no decoder accepts."""
+    content = bytearray()
+    while len(content) <= limit and (part := os.pread(descriptor, 1 << 20, len(content))):
+        content += part
+    return bytes(content)
+
+
+def _paths(image: Image) -> list[str]:
+    return [file.path or "exe" for file in image.files]
