@@ -1,0 +1,114 @@
+"""The state directory: ours alone, or we do not start."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import structlog
+
+from ebpf_userspace_exporter.worker.file_names import is_ours
+
+logger = structlog.get_logger()
+
+CONTROL_SOCKET = "control.sock"
+LOCK = "lock"
+SCRATCH_DIRECTORIES = ("headers", "build")
+
+
+class StateDirError(Exception):
+    """The state directory cannot be used; the message says what to do."""
+
+
+class StateDir:
+    """An open, locked, clean state directory; the web's group may read it, nobody else."""
+
+    def __init__(self, path: Path, *, group: int | None) -> None:
+        """Make or take over `path`; StateDirError if it is not ours alone or another exporter has it."""
+        self.path = path
+        self._made = _make(path)
+        with contextlib.ExitStack() as undo:
+            self.descriptor = _open(path)
+            undo.callback(os.close, self.descriptor)
+            self._check()
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._lock = os.open(LOCK, flags, mode=0o600, dir_fd=self.descriptor)
+            undo.callback(os.close, self._lock)
+            self._take_lock()
+            self.clean()
+            os.fchmod(self.descriptor, 0o750)
+            if group is not None:
+                os.fchown(self.descriptor, -1, group)
+            for name in SCRATCH_DIRECTORIES:
+                os.mkdir(name, 0o700, dir_fd=self.descriptor)
+            undo.pop_all()
+
+    def scratch(self, name: str) -> Path:
+        """Return a folder that only the supervisor's user can enter."""
+        return self.path / name
+
+    def clean(self) -> None:
+        """Remove what an exporter leaves in a state directory, by its own names, and nothing else."""
+        for name in os.listdir(self.descriptor):  # noqa: PTH208 - by descriptor: the path may be another's by now
+            if is_ours(name) or name == CONTROL_SOCKET:
+                os.unlink(name, dir_fd=self.descriptor)
+            elif name in SCRATCH_DIRECTORIES:
+                _remove_tree(name, self.descriptor)
+
+    def close(self) -> None:
+        """Leave nothing behind; the directory itself goes too, if we made it and nobody put anything in."""
+        self.clean()
+        os.unlink(LOCK, dir_fd=self.descriptor)
+        os.close(self._lock)
+        os.close(self.descriptor)
+        if self._made:
+            try:
+                self.path.rmdir()
+            except OSError:
+                logger.warning("the state directory is left: it is not empty", path=str(self.path))
+
+    def _check(self) -> None:
+        status = os.fstat(self.descriptor)
+        if status.st_uid != os.geteuid():
+            raise StateDirError(
+                f"{self.path}: owned by uid {status.st_uid}, expected {os.geteuid()}; choose another --state-dir"
+            )
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise StateDirError(
+                f"{self.path}: mode {stat.S_IMODE(status.st_mode):04o} lets others write; run: chmod go-w {self.path}"
+            )
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StateDirError(
+                f"{self.path}: another exporter is running with this state directory; "
+                "stop it, or choose another --state-dir"
+            ) from error
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise StateDirError(f"{path}: {error.strerror}; expected a directory, not a link (--state-dir)") from error
+
+
+def _make(path: Path) -> bool:
+    try:
+        path.mkdir(mode=0o750)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise StateDirError(f"{path}: cannot make it: {error.strerror}; choose another --state-dir") from error
+    return True
+
+
+def _remove_tree(name: str, directory: int) -> None:
+    if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+        shutil.rmtree(name, dir_fd=directory)
+    else:
+        os.unlink(name, dir_fd=directory)

@@ -1,0 +1,97 @@
+"""The state directory on a real file system."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from ebpf_userspace_exporter.supervisor.state_dir import StateDir, StateDirError
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives directories to other users")
+
+NOBODY = 65534
+
+
+def test_directory_is_made_for_us_and_the_webs_group_and_removed(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    state_dir = StateDir(path, group=NOBODY)
+    status = path.stat()
+
+    assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o750, 0, NOBODY)
+    assert {stat.S_IMODE(state_dir.scratch(name).stat().st_mode) for name in ("headers", "build")} == {0o700}
+    state_dir.close()
+    assert not path.exists()
+
+
+def test_what_an_exporter_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.mkdir(mode=0o750)
+    ours = ["counter_gc-0a1b2c3d_17.db", "histogram_gc-0a1b2c3d_17.db.3.tmp", "gauge_supervisor.own"]
+    theirs = ["notes.txt", "counter_17.db", "other.db"]
+    for name in ours + theirs:
+        (path / name).write_bytes(b"x")
+    (path / "build" / "deep").mkdir(parents=True)
+    (path / "build" / "deep" / "file").write_bytes(b"x")
+    (path / "headers").symlink_to(tmp_path)
+    (tmp_path / "precious").write_bytes(b"x")
+
+    state_dir = StateDir(path, group=None)
+    assert sorted(os.listdir(path)) == sorted([*theirs, "build", "headers", "lock"])
+    assert os.listdir(path / "build") == []
+    assert not (path / "headers").is_symlink()
+    assert (tmp_path / "precious").exists()
+    state_dir.close()
+    assert sorted(os.listdir(path)) == sorted(theirs)
+
+
+def test_second_exporter_is_refused(tmp_path: Path) -> None:
+    first = StateDir(tmp_path / "state", group=None)
+    try:
+        with pytest.raises(StateDirError, match="another exporter is running with this state directory"):
+            StateDir(tmp_path / "state", group=None)
+    finally:
+        first.close()
+
+
+def test_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.mkdir()
+    path.chmod(0o775)
+
+    with pytest.raises(StateDirError, match=r"mode 0775 lets others write; run: chmod go-w"):
+        StateDir(path, group=None)
+
+
+def test_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.mkdir()
+    os.chown(path, NOBODY, NOBODY)
+
+    with pytest.raises(StateDirError, match=r"owned by uid 65534, expected 0"):
+        StateDir(path, group=None)
+
+
+def test_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "state").symlink_to(tmp_path / "real")
+
+    with pytest.raises(StateDirError, match="expected a directory, not a link"):
+        StateDir(tmp_path / "state", group=None)
+
+
+def test_directory_that_cannot_be_made_says_why(tmp_path: Path) -> None:
+    with pytest.raises(StateDirError, match="cannot make it: No such file or directory"):
+        StateDir(tmp_path / "missing" / "state", group=None)
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_refusal_leaks_no_descriptor(tmp_path: Path, attempt: int) -> None:
+    path = tmp_path / "state"
+    path.mkdir()
+    path.chmod(0o777)
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(StateDirError):
+        StateDir(path, group=None)
+
+    assert set(os.listdir("/proc/self/fd")) == before
