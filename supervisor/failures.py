@@ -1,0 +1,42 @@
+"""Counts every failure to attach, and tells each kind of it once."""
+
+import structlog
+
+from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
+from ebpf_userspace_exporter.supervisor.targets import Target
+from ebpf_userspace_exporter.worker.reasons import AttachError
+
+logger = structlog.get_logger()
+
+MAX_REMEMBERED = 4096
+
+
+class FailureLog:
+    """A program that fails on a hundred processes is one line in the log, and a hundred in the metric."""
+
+    def __init__(self, metrics: OwnMetrics) -> None:
+        self._metrics = metrics
+        self._told: set[tuple[str, str, str]] = set()
+
+    def note(self, target: Target, error: AttachError) -> None:
+        """Count the failure; log it, with the tool's own diagnostics, if it is new for this program."""
+        program, pid = target.slot.program, target.slot.pid
+        self._metrics.attach_failures.labels(program, error.reason).inc()
+        key = (target.definition, error.reason, error.diagnostics or error.message.replace(str(pid), "PID"))
+        if key in self._told:
+            logger.debug("attach failed again", program=program, pid=pid, reason=str(error.reason))
+            return
+        if len(self._told) < MAX_REMEMBERED:
+            self._told.add(key)
+        logger.error(
+            "attach failed",
+            program=program,
+            pid=pid,
+            reason=str(error.reason),
+            error=error.message,
+            **({"diagnostics": error.diagnostics} if error.diagnostics else {}),
+        )
+
+    def forget(self) -> None:
+        """Tell everything again from now on."""
+        self._told.clear()
