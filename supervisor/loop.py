@@ -1,0 +1,290 @@
+"""The loop: wait for something to happen, look, decide, do. Nothing in it waits for anybody."""
+
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import inf
+
+import structlog
+from ebpf_userspace_exporter.config.settings import Settings
+
+from ebpf_userspace_exporter.config.errors import ConfigError
+from ebpf_userspace_exporter.config.load import Loaded, load_config
+from ebpf_userspace_exporter.supervisor import children
+from ebpf_userspace_exporter.supervisor.builds import Builds
+from ebpf_userspace_exporter.supervisor.control import Client, ControlSocket
+from ebpf_userspace_exporter.supervisor.entry import Entry, Phase
+from ebpf_userspace_exporter.supervisor.healing import Healer
+from ebpf_userspace_exporter.supervisor.matching import Definition, definitions, desired_targets
+from ebpf_userspace_exporter.supervisor.notify import notify, reloading
+from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
+from ebpf_userspace_exporter.supervisor.processes import Process, process_table
+from ebpf_userspace_exporter.supervisor.reconcile import next_deadline, reconcile
+from ebpf_userspace_exporter.supervisor.refresh import Refresher
+from ebpf_userspace_exporter.supervisor.state_dir import CONTROL_SOCKET, StateDir
+from ebpf_userspace_exporter.supervisor.status import status_line
+from ebpf_userspace_exporter.supervisor.targets import Slot, Target
+from ebpf_userspace_exporter.supervisor.webserver import WebServer, WebUser
+from ebpf_userspace_exporter.supervisor.workers import Surroundings, Workers
+from ebpf_userspace_exporter.worker.metric_file import MetricFileError, write_metric_file
+
+logger = structlog.get_logger()
+
+SHUT_DOWN_SECONDS = 4.0
+MAX_PASSES = 8  # of reconcile, before others get their turn
+MIN_PAUSE_SECONDS = 0.01
+READ_SECONDS = 2.0  # that the web may take to read the files after its refresh
+
+
+@dataclass(frozen=True, slots=True)
+class Foundations:
+    """What `run` has found out or made before the loop begins."""
+
+    settings: Settings
+    loaded: Loaded
+    state_dir: StateDir
+    web_user: WebUser
+    builds: Builds
+    uprobe_multi: bool
+    trusted: bool
+
+
+class Supervisor:
+    """Owns everything that is not a child's."""
+
+    def __init__(self, foundations: Foundations) -> None:
+        self._foundations = foundations
+        settings, state_dir, user = foundations.settings, foundations.state_dir, foundations.web_user
+        self._definitions: dict[str, Definition] = definitions(foundations.loaded.config.programs)
+        self._selector = selectors.DefaultSelector()
+        self._wakeup, self._signalled = _catch_signals()
+        self._selector.register(self._wakeup, selectors.EVENT_READ, lambda _now: None)
+        self._metrics = OwnMetrics()
+        self._metrics.attach_mode.labels("uprobe_multi" if foundations.uprobe_multi else "perf_event").set(1)
+        self._note_load(successful=True)
+        self._builds = foundations.builds
+        self._workers = Workers(
+            Surroundings(self._selector, state_dir, user.group, settings.exit_grace, foundations.uprobe_multi),
+            self._builds,
+            self._metrics,
+        )
+        self._healer = Healer()
+        self._refresher = Refresher(self._workers.ask, self._finish_refresh)
+        self._control = ControlSocket(
+            state_dir.path / CONTROL_SOCKET,
+            group=user.group,
+            allowed_uids={os.geteuid(), user.uid},
+            selector=self._selector,
+            on_refresh=lambda client, seconds: self._refresher.request(client, time.monotonic() + seconds),
+            on_status=lambda: status_line(self._workers.entries.values(), ready=self._is_ready),
+        )
+        self._web = WebServer(settings.listen, settings.metrics_path, state_dir.path, user)
+        self._desired: dict[Slot, Target] = {}
+        self._table: dict[int, Process] = {}
+        self._scan_at = 0.0
+        self._reconcile_at = 0.0
+        self._first: frozenset[Slot] | None = None
+        self._is_ready = False
+        self._stop: int | None = None
+
+    def run(self) -> int:
+        """Run until told to stop; return the exit code."""
+        now = time.monotonic()
+        self._web.start(now)
+        while self._stop is None:
+            now = self._wait()
+            self._observe(now)
+            self._decide_and_do(now)
+        return self._shut_down()
+
+    def _wait(self) -> float:
+        """Sleep until something happens or is due, and take in what has happened; return the time."""
+        due = min(
+            0.0 if self._workers.has_changed else inf,
+            self._scan_at,
+            self._reconcile_at,
+            self._refresher.next_deadline(),
+            self._control.next_deadline(),
+            self._builds.next_deadline(),
+            self._web.retry_at,
+        )
+        # Rounded up: epoll counts in milliseconds, and waking early would be waking twice.
+        ready = self._selector.select(max(0.0, due - time.monotonic() + 0.0005))
+        now = time.monotonic()
+        for key, _ in ready:
+            key.data(now)
+        for number in self._read_signals():
+            self._on_signal(number, now)
+        return now
+
+    def _observe(self, now: float) -> None:
+        if now < self._scan_at:
+            return
+        self._scan_at = now + self._foundations.settings.scan_interval
+        self._table = process_table()
+        self._desired, leaderless = desired_targets(self._definitions, self._table, os.getpid())
+        for slot, entry in self._workers.entries.items():
+            entry.leader_exited = slot in leaderless
+            if entry.leader_exited:
+                self._desired[slot] = entry.target  # it lives; nothing can be linked to it now
+        if self._first is None:
+            self._first = frozenset(self._desired)
+        self._workers.has_changed = True
+
+    def _decide_and_do(self, now: float) -> None:
+        for _ in range(MAX_PASSES):
+            if not self._workers.has_changed and now < self._reconcile_at:
+                break
+            self._workers.has_changed = False
+            digests = {name: definition.digest for name, definition in self._definitions.items()}
+            for action in reconcile(self._desired, self._workers.entries, digests, now):
+                self._workers.perform(action, self._definitions, now)
+            self._reconcile_at = min(
+                (next_deadline(entry, now) for entry in self._workers.entries.values()), default=inf
+            )
+            self._reconcile_at = max(self._reconcile_at, now + MIN_PAUSE_SECONDS)
+        if self._foundations.uprobe_multi:
+            self._healer.look(self._table, self._workers.entries.values(), now)
+        self._refresher.advance(self._workers.entries.values(), now)
+        self._workers.kill_late(now)
+        self._builds.kill_late(now)
+        self._control.drop_late(now)
+        self._web.start(now)
+        self._become_ready()
+
+    def _become_ready(self) -> None:
+        """Ready is: every target of the first look has been attached, or has failed to."""
+        entries = self._workers.entries
+        if (
+            self._is_ready
+            or self._first is None
+            or any(_is_new(entries[slot]) for slot in self._first if slot in entries)
+        ):
+            return
+        self._is_ready = True
+        self._write_own_metrics()
+        notify("READY=1", f"STATUS={len(self._workers.entries)} targets")
+        logger.info("ready", targets=len(self._workers.entries))
+
+    # Events
+
+    def _read_signals(self) -> bytes:
+        try:
+            return self._wakeup.recv(4096)
+        except BlockingIOError:
+            return b""
+
+    def _on_signal(self, number: int, now: float) -> None:
+        match number:
+            case signal.SIGCHLD:
+                for pid, exit_code in children.reap().items():
+                    self._on_child_exit(pid, exit_code, now)
+            case signal.SIGHUP:
+                self._reload()
+            case signal.SIGTERM | signal.SIGINT:
+                logger.info("stopping", signal=signal.Signals(number).name)
+                self._stop = 0
+
+    def _on_child_exit(self, pid: int, exit_code: int, now: float) -> None:
+        if self._builds.on_exit(pid, exit_code, now):
+            self._workers.on_build(now)
+        elif self._web.on_exit(pid, exit_code, now):
+            if self._web.cannot_listen and not self._is_ready:
+                self._stop = 1
+        elif not self._workers.on_exit(pid, exit_code, now):
+            self._healer.on_exit(pid)
+
+    def _reload(self) -> None:
+        """Take the probe config again; a broken one changes nothing."""
+        notify(*reloading())
+        path = self._foundations.settings.probe_config
+        try:
+            loaded = load_config(path, trusted=self._foundations.trusted)
+        except ConfigError as error:
+            logger.error("config not reloaded; the one before stays in force", errors=str(error))
+            self._note_load(successful=False)
+        else:
+            for text in loaded.warnings:
+                logger.warning("config", warning=text)
+            self._definitions = definitions(loaded.config.programs)
+            self._builds.retain(definition.digest for definition in self._definitions.values())
+            self._workers.on_reload()
+            self._note_load(successful=True)
+            self._scan_at = 0.0
+            logger.info("config reloaded", programs=len(self._definitions))
+        self._write_own_metrics()
+        notify("READY=1")
+
+    def _note_load(self, *, successful: bool) -> None:
+        self._metrics.reload_successful.set(successful)
+        if successful:
+            self._metrics.reload_time.set_to_current_time()
+
+    def _finish_refresh(self, clients: Iterable[Client], fresh: int, stale: int) -> None:
+        self._write_own_metrics()
+        for client in clients:
+            self._control.answer(client, f"ok {fresh} {stale}")
+        for entry in self._workers.entries.values():
+            if entry.phase is Phase.EXITED and not entry.served:
+                entry.served = True
+                entry.deadline = max(entry.deadline, time.monotonic() + READ_SECONDS)
+
+    def _write_own_metrics(self) -> None:
+        state_dir, group = self._foundations.state_dir, self._foundations.web_user.group
+        try:
+            for kind, content in self._metrics.files(self._workers.entries.values()).items():
+                write_metric_file(f"{kind}_supervisor.own", content, group, directory_fd=state_dir.descriptor)
+        except MetricFileError as error:
+            logger.error("own metrics not written", error=str(error))
+
+    # The end
+
+    def _shut_down(self) -> int:
+        """Let everything go and wait for the children, for a bounded time."""
+        notify("STOPPING=1")
+        deadline = time.monotonic() + SHUT_DOWN_SECONDS
+        self._control.close()
+        self._web.stop()
+        self._builds.kill_all()
+        self._healer.kill()
+        self._workers.drop_all(time.monotonic())
+        while self._has_children() and time.monotonic() < deadline:
+            self._wait_for_children(deadline)
+        self._workers.kill_all()
+        if self._web.pid is not None:
+            children.kill(self._web.pid)
+        last = time.monotonic() + 0.5
+        while self._has_children() and time.monotonic() < last:
+            self._wait_for_children(last)
+        self._selector.close()
+        self._foundations.state_dir.close()
+        logger.info("stopped")
+        return self._stop or 0
+
+    def _has_children(self) -> bool:
+        return not (self._workers.is_empty and self._builds.is_empty and self._healer.is_idle and self._web.pid is None)
+
+    def _wait_for_children(self, deadline: float) -> None:
+        self._selector.select(max(0.0, deadline - time.monotonic()))
+        self._read_signals()
+        for pid, exit_code in children.reap().items():
+            self._on_child_exit(pid, exit_code, time.monotonic())
+
+
+def _is_new(entry: Entry) -> bool:
+    return entry.attempts == 0 and entry.phase in (Phase.WAITING, Phase.STARTING)
+
+
+def _catch_signals() -> tuple[socket.socket, socket.socket]:
+    """Have signals arrive as bytes in a socket: nothing runs in a handler."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    return ours, theirs

@@ -1,0 +1,72 @@
+"""Starts the exporter: checks what it stands on, then lets the loop run."""
+
+import gc
+import os
+import resource
+
+import structlog
+from ebpf_userspace_exporter.config.settings import Settings
+from ebpf_userspace_exporter.worker.build.headers import HeadersError, find_headers
+
+from ebpf_userspace_exporter.config.load import Loaded
+from ebpf_userspace_exporter.supervisor.builds import Builds
+from ebpf_userspace_exporter.supervisor.loop import Foundations, Supervisor
+from ebpf_userspace_exporter.supervisor.state_dir import StateDir, StateDirError
+from ebpf_userspace_exporter.supervisor.webserver import WebUserError, web_user
+from ebpf_userspace_exporter.worker.bpf.selftest import perf_uprobes_work, uprobe_multi_works
+
+logger = structlog.get_logger()
+
+ATTACH_VARIABLE = "USERSPACE_EXPORTER_ATTACH"  # "perf" leaves UPROBE_MULTI alone; for comparisons and tests
+
+
+class CannotAttachError(Exception):
+    """Neither way of attaching works here."""
+
+
+def run(settings: Settings, loaded: Loaded) -> int:
+    """Run the exporter until it is told to stop; return the exit code of the process."""
+    _raise_descriptor_limit()
+    try:
+        user = web_user(settings.web_user)
+        uprobe_multi = _choose_attach_mode()
+        state_dir = StateDir(settings.state_dir, group=user.group)
+    except (StateDirError, WebUserError, CannotAttachError) as error:
+        logger.error("cannot start", error=str(error))
+        return 1
+    try:
+        headers = find_headers(settings.kernel_headers, state_dir.scratch("headers"))
+    except HeadersError as error:
+        logger.error("cannot start", error=str(error))
+        state_dir.close()
+        return 1
+    if headers.warning:
+        logger.warning("kernel headers", warning=headers.warning)
+    builds = Builds(state_dir.scratch("build"), headers.path)
+    foundations = Foundations(
+        settings, loaded, state_dir, user, builds, uprobe_multi=uprobe_multi, trusted=os.geteuid() == 0
+    )
+    # What exists now lives as long as we do: out of the collector's sight it stays unwritten, hence shared, in every
+    # worker's memory.
+    gc.collect()
+    gc.freeze()
+    return Supervisor(foundations).run()
+
+
+def _choose_attach_mode() -> bool:
+    """Return whether UPROBE_MULTI links are right here; perf events if not; CannotAttachError if neither is."""
+    if os.environ.get(ATTACH_VARIABLE) != "perf":
+        multi = uprobe_multi_works()
+        if multi.works:
+            return True
+        logger.info("probes are attached by perf events", uprobe_multi=multi.detail)
+    perf = perf_uprobes_work()
+    if not perf.works:
+        raise CannotAttachError(f"probes cannot be attached here: {perf.detail}")
+    return False
+
+
+def _raise_descriptor_limit() -> None:
+    """Take as many descriptors as are allowed: each target needs one a map, one a link and two more."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,519 @@
+"""Does what `reconcile` decides: forks workers, listens to them, holds their maps and links, ends them."""
+
+import errno
+import os
+import selectors
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import assert_never
+
+import structlog
+
+from ebpf_userspace_exporter.supervisor import children
+from ebpf_userspace_exporter.supervisor.builds import Builds
+from ebpf_userspace_exporter.supervisor.entry import (
+    FINISH_SECONDS,
+    HANG_SECONDS,
+    HEALTHY_SECONDS,
+    PING_SECONDS,
+    START_SECONDS,
+    Entry,
+    Holdings,
+    Phase,
+    Worker,
+)
+from ebpf_userspace_exporter.supervisor.failures import FailureLog
+from ebpf_userspace_exporter.supervisor.matching import Definition
+from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
+from ebpf_userspace_exporter.supervisor.processes import read_process
+from ebpf_userspace_exporter.supervisor.reconcile import Action, Adopt, Drop, Finish, Kill, Ping, Relink, Start
+from ebpf_userspace_exporter.supervisor.state_dir import StateDir
+from ebpf_userspace_exporter.supervisor.targets import Slot, Target
+from ebpf_userspace_exporter.worker import file_names, process
+from ebpf_userspace_exporter.worker.messages import (
+    FINISH,
+    Collected,
+    Failed,
+    Linked,
+    MapsMade,
+    Message,
+    MessageError,
+    receive,
+)
+from ebpf_userspace_exporter.worker.reasons import PERMANENT, AttachError, Reason
+
+logger = structlog.get_logger()
+
+LEAVE_SECONDS = 10.0  # for a child that detaches; each probe costs it up to a tenth of a second
+MAX_RETRY_SECONDS = 60.0
+FIRST_RESTART_SECONDS = 0.1
+FIRST_RETRY_SECONDS = 1.0
+MAX_LAST_READERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all workers share; `group` is the web's, `exit_grace` in seconds."""
+
+    selector: selectors.BaseSelector
+    state_dir: StateDir
+    group: int | None
+    exit_grace: float
+    uprobe_multi: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Departing:
+    """A child whose work is over; it is detaching."""
+
+    slot: Slot
+    generation: int
+    kill_at: float
+
+
+class Workers:
+    """Every slot's entry, and the children that serve them."""
+
+    def __init__(self, surroundings: Surroundings, builds: Builds, metrics: OwnMetrics) -> None:
+        self.entries: dict[Slot, Entry] = {}
+        self.has_changed = True  # something happened that reconcile should look at
+        self._surroundings = surroundings
+        self._builds = builds
+        self._metrics = metrics
+        self._failures = FailureLog(metrics)
+        self._by_pid: dict[int, Entry] = {}
+        self._departing: dict[int, _Departing] = {}
+
+    def perform(self, action: Action, definitions: Mapping[str, Definition], now: float) -> None:
+        """Do one thing that reconcile has decided."""
+        match action:
+            case Adopt(target):
+                self._adopt(target, definitions[target.slot.program], now)
+            case Start(slot):
+                self._start(self.entries[slot], now)
+            case Relink(target):
+                self._relink(self.entries[target.slot], target, now)
+            case Finish(slot):
+                self._finish(self.entries[slot], now)
+            case Kill(slot, reason):
+                self._kill(self.entries[slot], reason, now)
+            case Ping(slot):
+                self.ask(self.entries[slot], 0, now)
+            case Drop(slot, keep_files):
+                self._drop(self.entries[slot], now, keep_files=keep_files)
+            case _:
+                assert_never(action)
+
+    def ask(self, entry: Entry, sequence: int, now: float) -> bool:
+        """Ask a worker to read its maps; False if it has not answered the last time or cannot be asked."""
+        worker = entry.worker
+        if worker is None or worker.channel is None or worker.asked_at is not None:
+            return False
+        try:
+            worker.channel.send(b"refresh %d" % sequence)
+        except OSError:
+            return False
+        worker.asked_at = now
+        return True
+
+    def on_exit(self, pid: int, exit_code: int, now: float) -> bool:
+        """Go on without a worker, or finish with one that was leaving; False if that child was neither."""
+        departed = self._departing.pop(pid, None)
+        if departed is not None:
+            slot = departed.slot
+            file_names.remove_unpublished(self._surroundings.state_dir.descriptor, *_name(slot), departed.generation)
+            return True
+        entry = self._by_pid.pop(pid, None)
+        if entry is None:
+            return False
+        self.has_changed = True
+        self._on_message(entry, now)
+        worker = entry.worker
+        if worker is None or worker.pid != pid:
+            return True  # its last message has ended the entry's need of it
+        self._hang_up(worker)
+        entry.worker = None
+        self._after_worker(entry, worker, exit_code, now)
+        return True
+
+    def kill_late(self, now: float) -> None:
+        """Kill the children that take too long to leave."""
+        for pid, departing in self._departing.items():
+            if departing.kill_at <= now:
+                children.kill(pid)
+                self._departing[pid] = _Departing(departing.slot, departing.generation, now + LEAVE_SECONDS)
+
+    def on_build(self, now: float) -> None:
+        """Have everybody who waits for an image ask again."""
+        for entry in self.entries.values():
+            if entry.phase is Phase.WAITING and entry.worker is None and entry.retry_at == inf:
+                entry.retry_at = now
+        self.has_changed = True
+
+    def on_reload(self) -> None:
+        """Report failures anew: the operator may have mended some."""
+        self._failures.forget()
+
+    def drop_all(self, now: float) -> None:
+        """Let go of everything, to exit."""
+        for entry in list(self.entries.values()):
+            self._drop(entry, now, keep_files=False)
+
+    def kill_all(self) -> None:
+        """Kill every child that is left."""
+        for pid in (*self._departing, *self._by_pid):
+            children.kill(pid)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no child is left."""
+        return not self._departing and not self._by_pid
+
+    # Actions
+
+    def _adopt(self, target: Target, definition: Definition, now: float) -> None:
+        name, pid = _name(target.slot)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                refusal = AttachError(Reason.DESCRIPTORS, "no descriptor left for another target: raise LimitNOFILE")
+                self._failures.note(target, refusal)
+            else:
+                self._metrics.targets_missed.labels(name).inc()
+            return
+        # Only now is it certain that the number is not somebody else's.
+        seen = read_process(pid)
+        if seen is None or seen.start_ticks != target.start_ticks:
+            os.close(pidfd)
+            self._metrics.targets_missed.labels(name).inc()
+            return
+        entry = Entry(target, definition.program, pidfd, now)
+        self.entries[target.slot] = entry
+        self._surroundings.selector.register(pidfd, selectors.EVENT_READ, lambda _now: self._on_target_exit(entry))
+        self.has_changed = True
+
+    def _start(self, entry: Entry, now: float) -> None:
+        try:
+            if not entry.holdings.links and not self._prepare(entry, now):
+                entry.retry_at = inf  # until a build ends
+                return
+            self._fork_worker(entry, now)
+        except AttachError as error:
+            self._fail(entry, error, now)
+        except OSError as error:
+            self._fail(entry, _no_worker(error), now)
+
+    def _prepare(self, entry: Entry, now: float) -> bool:
+        """Find the image; maps made for another one, and their series, end here. False if there is none yet."""
+        image = self._builds.image_for(entry.target, entry.program, now)
+        if image is None:
+            return False
+        if image is not entry.holdings.image:
+            _close(entry.holdings.maps)
+            entry.holdings = Holdings(image)
+            entry.continues_files = False
+        return True
+
+    def _fork_worker(self, entry: Entry, now: float) -> None:
+        holdings, shared = entry.holdings, self._surroundings
+        image = holdings.image
+        assert image is not None, "a worker is started with an image"  # noqa: S101 - for the type checker
+        entry.generation += 1
+        assignment = process.Assignment(
+            program=entry.program,
+            pid=entry.slot.pid,
+            image=image,
+            directory=shared.state_dir.path,
+            generation=entry.generation,
+            group=shared.group,
+            uprobe_multi=shared.uprobe_multi,
+            inherit_values=entry.continues_files,
+        )
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        try:
+            pid = children.spawn(
+                "exporter-worker",
+                lambda: process.run(assignment, theirs, entry.pidfd, holdings.maps, attached=bool(holdings.links)),
+                # It needs the links of a predecessor only to be the last to close them: that takes its time.
+                keep=(theirs.fileno(), entry.pidfd, *holdings.maps, *holdings.links),
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        shared.selector.register(ours, selectors.EVENT_READ, lambda now: self._on_message(entry, now))
+        entry.worker = Worker(pid, ours, now)
+        self._by_pid[pid] = entry
+        if entry.phase is Phase.WAITING:
+            entry.phase, entry.deadline = Phase.STARTING, now + START_SECONDS
+
+    def _relink(self, entry: Entry, target: Target, now: float) -> None:
+        logger.info("target executed another program", program=target.slot.program, pid=target.slot.pid)
+        self._builds.forget(entry.target)
+        entry.target, entry.discovered = target, now
+        entry.phase, entry.deadline, entry.retry_at = Phase.WAITING, now + LEAVE_SECONDS, now
+        entry.attempts, entry.reason, entry.message = 0, None, ""
+        if entry.worker is None and entry.holdings.links:
+            entry.worker = self._fork_closer(entry, now)
+        _close(entry.holdings.links)
+        _close(entry.holdings.partial_links)
+        if entry.worker is not None:
+            children.kill(entry.worker.pid)
+
+    def _finish(self, entry: Entry, now: float) -> None:
+        holdings = entry.holdings
+        if not holdings.maps or not (holdings.links or entry.continues_files):
+            if entry.attached_at is None and entry.phase is not Phase.FAILED:
+                self._metrics.targets_missed.labels(entry.slot.program).inc()
+            self._drop(entry, now, keep_files=False)
+            return
+        entry.phase, entry.deadline, entry.attempts = Phase.FINISHING, now + FINISH_SECONDS, 0
+        if entry.worker is None:
+            self._fork_last_reader(entry, now)
+        else:
+            self._tell(entry.worker, FINISH)
+
+    def _fork_last_reader(self, entry: Entry, now: float) -> None:
+        """Have what was counted while no worker lived written, by one that does nothing else."""
+        entry.attempts += 1
+        entry.deadline = now + FINISH_SECONDS
+        try:
+            self._fork_worker(entry, now)
+        except OSError as error:
+            logger.error("last values lost", program=entry.slot.program, pid=entry.slot.pid, error=str(error))
+            self._end(entry, now)
+            return
+        if entry.worker is not None:
+            self._tell(entry.worker, FINISH)
+
+    def _kill(self, entry: Entry, reason: Reason, now: float) -> None:
+        worker = entry.worker
+        if worker is None:
+            return
+        worker.killed_for = reason
+        worker.asked_at = now
+        entry.deadline = now + HANG_SECONDS
+        children.kill(worker.pid)
+
+    def _drop(self, entry: Entry, now: float, *, keep_files: bool) -> None:
+        self._let_go(entry, now)
+        self._builds.forget(entry.target)
+        del self.entries[entry.slot]
+        if not keep_files:
+            file_names.remove(self._surroundings.state_dir.descriptor, *_name(entry.slot))
+        self.has_changed = True
+
+    # Events
+
+    def _on_target_exit(self, entry: Entry) -> None:
+        entry.exited = True
+        self.has_changed = True
+        self._unwatch(entry)
+
+    def _on_message(self, entry: Entry, now: float) -> None:
+        """Take everything that the worker has said."""
+        worker = entry.worker
+        while worker is not None and worker.channel is not None and entry.worker is worker:
+            try:
+                received = receive(worker.channel)
+            except BlockingIOError:
+                return
+            except MessageError as error:
+                worker.failed = True
+                self._fail(entry, AttachError(Reason.DESCRIPTORS, str(error)), now)
+                children.kill(worker.pid)
+                return
+            except OSError:
+                received = None
+            if received is None:
+                self._hang_up(worker)
+                return
+            self._take(entry, worker, *received, now)
+
+    def _take(
+        self,
+        entry: Entry,
+        worker: Worker,
+        message: Message,
+        descriptors: Sequence[int],
+        now: float,
+    ) -> None:
+        match message:
+            case MapsMade():
+                entry.holdings.maps = list(descriptors)
+            case Linked(tags, more):
+                entry.holdings.partial_links.extend(descriptors)
+                if not more:
+                    self._on_linked(entry, tags, now)
+            case Collected():
+                self._on_collected(entry, worker, message, now)
+            case Failed(reason, text, diagnostics):
+                worker.failed = True
+                self._fail(entry, AttachError(reason, text, diagnostics), now)
+            case _:
+                assert_never(message)
+
+    def _on_linked(self, entry: Entry, tags: Mapping[str, str], now: float) -> None:
+        holdings = entry.holdings
+        holdings.links, holdings.partial_links, holdings.tags = holdings.partial_links, [], dict(tags)
+        entry.attached_at = now
+        self._metrics.attach_seconds.observe(now - entry.discovered)
+
+    def _on_collected(self, entry: Entry, worker: Worker, message: Collected, now: float) -> None:
+        name, pid = _name(entry.slot)
+        worker.asked_at = None
+        for metric, count in message.decode_errors.items():
+            self._metrics.decode_errors.labels(name, metric).inc(count)
+        for reason, count in message.dropped.items():
+            self._metrics.dropped_series.labels(name, reason).inc(count)
+        for text in message.warnings:
+            logger.warning("rows left out", program=name, pid=pid, reason=text)
+        if message.publish:
+            file_names.publish(self._surroundings.state_dir.descriptor, entry.program, pid, entry.generation)
+            entry.continues_files = True
+        if entry.phase is Phase.STARTING:
+            entry.phase, entry.reason, entry.message = Phase.RUNNING, None, ""
+            logger.info("attached", program=name, pid=pid, generation=entry.generation)
+            self.has_changed = True
+        if message.final:
+            self._end(entry, now)
+        elif entry.phase is Phase.RUNNING:
+            entry.deadline = now + PING_SECONDS
+            worker.answered = message.sequence
+
+    def _after_worker(self, entry: Entry, worker: Worker, exit_code: int, now: float) -> None:
+        """Decide what the death of a worker means in the phase in which it died."""
+        died = worker.killed_for or Reason.WORKER_DIED
+        _close(entry.holdings.partial_links)
+        name, pid = _name(entry.slot)
+        match entry.phase:
+            case Phase.STARTING:
+                self._fail(
+                    entry, AttachError(died, f"worker ended with exit code {exit_code} before it was ready"), now
+                )
+            case Phase.RUNNING:
+                self._metrics.worker_restarts.labels(name, died).inc()
+                entry.attempts = 0 if now - worker.started > HEALTHY_SECONDS else entry.attempts + 1
+                entry.phase = Phase.WAITING
+                delay = min(MAX_RETRY_SECONDS, FIRST_RESTART_SECONDS * 2.0 ** max(0, entry.attempts - 1))
+                entry.retry_at = now + delay
+                logger.warning(
+                    "worker gone", program=name, pid=pid, exit_code=exit_code, reason=died, restart_in=f"{delay:.1f}s"
+                )
+            case Phase.FINISHING:
+                if entry.attempts < MAX_LAST_READERS:
+                    self._fork_last_reader(entry, now)
+                else:
+                    logger.error(
+                        "last values lost", program=entry.slot.program, pid=entry.slot.pid, exit_code=exit_code
+                    )
+                    self._end(entry, now)
+            case Phase.WAITING:
+                if not worker.failed:  # killed, to be linked anew; whoever failed has its time to try again set
+                    entry.retry_at = now
+            case Phase.EXITED | Phase.FAILED:
+                pass
+            case _:
+                assert_never(entry.phase)
+
+    def _fail(self, entry: Entry, error: AttachError, now: float) -> None:
+        """Note why there is no worker, and when to try again, if that can help."""
+        entry.reason, entry.message = error.reason, error.message
+        entry.attempts += 1
+        self.has_changed = True
+        if error.reason is not Reason.TARGET_CHANGED:
+            self._failures.note(entry.target, error)
+        if entry.phase is Phase.FINISHING:
+            return
+        if error.reason in PERMANENT:
+            self._builds.remember_failure(entry.target, error)
+            entry.phase, entry.deadline = Phase.FAILED, inf
+            _close(entry.holdings.maps)
+            entry.holdings = Holdings()
+        else:
+            entry.phase, entry.deadline = Phase.WAITING, now + LEAVE_SECONDS
+            entry.retry_at = now + min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** (entry.attempts - 1))
+
+    def _end(self, entry: Entry, now: float) -> None:
+        """Let go of a target whose last values are in its files."""
+        self._let_go(entry, now)
+        entry.phase, entry.deadline = Phase.EXITED, now + self._surroundings.exit_grace
+        self.has_changed = True
+        logger.info("detached", program=entry.slot.program, pid=entry.slot.pid, exited=entry.exited)
+
+    # Letting go
+
+    def _let_go(self, entry: Entry, now: float) -> None:
+        """Close what is held for the entry, in such an order that the last to close a link is a child.
+
+        That takes up to a tenth of a second a probe (the kernel waits for an RCU grace period), which the
+        supervisor has not.
+        """
+        self._unwatch(entry)
+        worker = entry.worker
+        if worker is None and entry.holdings.links:
+            worker = self._fork_closer(entry, now)
+        if worker is not None:
+            self._by_pid.pop(worker.pid, None)
+            self._departing[worker.pid] = _Departing(entry.slot, entry.generation, now + LEAVE_SECONDS)
+        _close(entry.holdings.links)
+        _close(entry.holdings.partial_links)
+        _close(entry.holdings.maps)
+        entry.holdings = Holdings()
+        entry.worker = None
+        if worker is not None:
+            self._hang_up(worker)
+        if entry.pidfd >= 0:
+            os.close(entry.pidfd)
+            entry.pidfd = -1
+
+    def _fork_closer(self, entry: Entry, now: float) -> Worker:
+        links = tuple(entry.holdings.links)
+        pid = children.spawn("exporter-closer", lambda: None, keep=links)
+        self._by_pid[pid] = entry
+        return Worker(pid, None, now)
+
+    def _hang_up(self, worker: Worker) -> None:
+        if worker.channel is not None:
+            self._surroundings.selector.unregister(worker.channel)
+            worker.channel.close()
+            worker.channel = None
+
+    def _unwatch(self, entry: Entry) -> None:
+        if entry.is_watched:
+            self._surroundings.selector.unregister(entry.pidfd)
+            entry.is_watched = False
+
+    def _tell(self, worker: Worker, words: bytes) -> None:
+        if worker.channel is None:
+            return
+        try:
+            worker.channel.send(words)
+        except OSError:
+            return  # it is dead or hangs; its exit or the deadline will say so
+
+
+def _name(slot: Slot) -> tuple[str, int]:
+    return slot.program, slot.pid
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+    descriptors.clear()
+
+
+def _no_worker(error: OSError) -> AttachError:
+    """Translate what fork, socketpair and the like can say."""
+    match error.errno:
+        case errno.EMFILE | errno.ENFILE:
+            return AttachError(Reason.DESCRIPTORS, "no descriptor left for a worker: raise LimitNOFILE")
+        case errno.ENOMEM | errno.EAGAIN:
+            return AttachError(Reason.MEMORY, f"no worker could be forked: {error.strerror}")
+        case _:
+            return AttachError(Reason.ATTACH, f"no worker could be made: {error}")
