@@ -1,0 +1,45 @@
+"""A small WSGI app that gives the garbage collector work, and knows how much it did.
+
+    gunicorn --pythonpath examples --workers 4 gunicorn_app:app
+
+`/` makes cyclic garbage and now and then collects all of it; `/stats` answers with this worker's pid and Python's own
+count of collections, to be compared with what the exporter counted from outside. It needs the standard library alone:
+it runs under the distribution's own gunicorn.
+"""
+
+import gc
+import json
+import os
+import random
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+CYCLES_A_REQUEST = 2000
+COLLECT_ALL_SHARE = 0.1
+
+type_text = [("Content-Type", "text/plain; charset=utf-8")]
+type_json = [("Content-Type", "application/json")]
+
+
+def app(environ: Mapping[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+    match environ["PATH_INFO"]:
+        case "/":
+            make_garbage()
+            if random.random() < COLLECT_ALL_SHARE:
+                gc.collect()
+            start_response("200 OK", type_text)
+            return [b"ok\n"]
+        case "/stats":
+            start_response("200 OK", type_json)
+            stats = {"pid": os.getpid(), "collections": [generation["collections"] for generation in gc.get_stats()]}
+            return [json.dumps(stats).encode() + b"\n"]
+        case _:
+            start_response("404 Not Found", type_text)
+            return [b"not found\n"]
+
+
+def make_garbage() -> None:
+    """Leave lists that hold themselves: only the collector can free those."""
+    for _ in range(CYCLES_A_REQUEST):
+        cycle: list[object] = []
+        cycle.append(cycle)
