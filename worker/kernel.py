@@ -1,0 +1,83 @@
+"""Raw calls into the kernel that Python has no function for: prctl, capabilities, system calls by number."""
+
+import ctypes
+import os
+import signal
+from enum import IntEnum
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
+_CAPABILITY_VERSION_3 = 0x20080522
+_CAPABILITY_WORDS = 2  # 32 capabilities each, by linux/capability.h
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+class Capability(IntEnum):
+    """Capabilities that decide what can be probed and seen; numbers of linux/capability.h."""
+
+    DAC_OVERRIDE = 1
+    DAC_READ_SEARCH = 2
+    SYS_PTRACE = 19
+    SYS_ADMIN = 21
+    SYS_RESOURCE = 24
+    PERFMON = 38
+    BPF = 39
+
+
+class _CapabilityHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int32))
+
+
+class _CapabilityWord(ctypes.Structure):
+    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+
+
+def system_call(number: int, *arguments: int) -> int:
+    """Return what the system call `number` returns; OSError where it fails.
+
+    Pointers are passed as addresses: the caller keeps the buffers alive. An interrupted call is made again, with
+    Python's signal handlers run in between, as PEP 475 has it.
+    """
+    while True:
+        result: int = _libc.syscall(ctypes.c_long(number), *map(ctypes.c_long, arguments))
+        if result >= 0:
+            return result
+        error = _last_error()
+        if not isinstance(error, InterruptedError):
+            raise error
+
+
+def set_parent_death_signal(number: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel send `number` to this process when the thread that forked it ends.
+
+    Any change of credentials clears it, so it comes after the last one. A parent that died before the call sends
+    nothing: the caller compares getppid() afterwards.
+    """
+    _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def set_no_new_privileges() -> None:
+    """Make sure that no exec in this process or its children gains privileges by set-user-ID or file capabilities."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def effective_capabilities() -> frozenset[Capability]:
+    """Return which of the capabilities that matter here this process has in effect."""
+    header = _CapabilityHeader(_CAPABILITY_VERSION_3, 0)
+    words = (_CapabilityWord * _CAPABILITY_WORDS)()
+    if _libc.capget(ctypes.byref(header), words) < 0:
+        raise _last_error()
+    mask = words[0].effective | words[1].effective << 32
+    return frozenset(capability for capability in Capability if mask >> capability & 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) < 0:
+        raise _last_error()
+
+
+def _last_error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
