@@ -16,7 +16,10 @@ from ebpf_userspace_exporter.supervisor.processes import (
     read_process,
 )
 
-STAT = b"S 7 1 1 0 -1 0 1 2 3 4 5 6 7 8 20 0 3 0 4711 10 20 30 40 50 99 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 60 61 62 63 64 65 66 0"
+STAT = (
+    b"S 7 1 1 0 -1 0 1 2 3 4 5 6 7 8 20 0 3 0 4711 10 20 30 40 50 99 "
+    b"0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 60 61 62 63 64 65 66 0"
+)
 
 
 @pytest.mark.parametrize(
