@@ -24,6 +24,7 @@ _LENGTH = struct.Struct("=i")
 _NUMBERS = struct.Struct("=dd")
 _FLAGS = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE = 0o640
+_JSON = json.JSONEncoder(separators=(",", ":"))
 
 
 class MetricFileError(Exception):
@@ -36,7 +37,7 @@ class NoSpaceError(MetricFileError):
 
 def metric_key(family: str, sample: str, labels: Sequence[tuple[str, str]], help_text: str) -> str:
     """Return an entry's key, with the labels in the order given."""
-    return json.dumps([family, sample, dict(labels), help_text], separators=(",", ":"))
+    return _JSON.encode([family, sample, dict(labels), help_text])
 
 
 class MetricFile:

@@ -1,9 +1,11 @@
 import errno
 import mmap
 import os
+import signal
 import stat
 import struct
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -214,6 +216,27 @@ def _read_until_nan(path: Path, slot: int, allowed: tuple[float, float], say_rea
         finally:
             numbers.release()
     return 2
+
+
+def test_a_writer_killed_at_any_moment_leaves_a_pair_that_belongs_together(path: Path, file: MetricFile) -> None:
+    slot = file.slot("key")
+    for killed in range(1, 40):
+        file.store(slot, 0.0, 0.0)
+        writer = os.fork()
+        if writer == 0:
+            try:
+                for number in range(100_000_000):
+                    file.store(slot, number, number)
+            finally:
+                os._exit(1)
+        deadline = time.monotonic() + 60
+        while read_metric_file(path)["key"][0] < 1000 * killed and time.monotonic() < deadline:
+            pass
+        os.kill(writer, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]) == -signal.SIGKILL
+
+        value, last = read_metric_file(path)["key"]
+        assert value == last
 
 
 def test_a_full_tmpfs_is_an_error_and_leaves_the_file_as_it_was(small_tmpfs: Path) -> None:
