@@ -21,6 +21,7 @@ from ebpf_userspace_exporter.worker.file_names import (
     metric_file_name,
     publish,
     remove,
+    remove_unpublished,
     temporary_file_name,
 )
 
@@ -167,5 +168,21 @@ def test_removing_a_target_leaves_the_others(tmp_path: Path, directory_fd: int) 
 
     remove(directory_fd, "malloc", 42)
     remove(directory_fd, "malloc", 42)
+
+    assert names_in(tmp_path).keys() == others
+
+
+def test_what_a_generation_left_unpublished_is_removed_alone(tmp_path: Path, directory_fd: int) -> None:
+    left = temporary_file_name("counter", "malloc", 42, 7)
+    others = {
+        metric_file_name("counter", "malloc", 42),
+        temporary_file_name("counter", "malloc", 42, 8),
+        temporary_file_name("counter", "malloc", 43, 7),
+    }
+    for name in (left, *others):
+        (tmp_path / name).write_text("")
+
+    remove_unpublished(directory_fd, "malloc", 42, 7)
+    remove_unpublished(directory_fd, "malloc", 42, 7)
 
     assert names_in(tmp_path).keys() == others
