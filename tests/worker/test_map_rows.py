@@ -1,0 +1,167 @@
+import struct
+
+import pytest
+
+from ebpf_userspace_exporter.config.model import BucketType, Counter, Decoder, Histogram, Label
+from ebpf_userspace_exporter.worker.map_rows import CounterRows, HistogramRows, MetricRows, Tally
+from ebpf_userspace_exporter.worker.series import Ledger
+
+UINT, STRING = Decoder(name="uint"), Decoder(name="string")
+
+
+class Read:
+    """A metric's rows, and what became of them."""
+
+    def __init__(self, metric: Counter | Histogram) -> None:
+        self.ledger = Ledger()
+        self.rows: MetricRows = (
+            CounterRows(metric, 7, self.ledger)
+            if isinstance(metric, Counter)
+            else HistogramRows(metric, 7, self.ledger)
+        )
+        self.tally = Tally()
+
+    def __call__(self, rows: dict[bytes, int]) -> dict[str, int]:
+        """Return what each series has counted after this read, by the end of its key."""
+        self.tally = Tally()
+        self.rows.take(rows.items(), self.tally)
+        return {
+            series.key.split("{")[1].rsplit("}")[0].replace('"', ""): series.counted
+            for series_set in self.ledger.sets
+            for series in series_set.members
+        }
+
+
+def counter(*labels: Label) -> Counter:
+    return Counter(name="calls_total", help="Calls.", table="calls", labels=labels)
+
+
+def histogram(*labels: Label, first: int = 1, last: int = 2) -> Histogram:
+    bucket = Label(name="bucket", size=4, decoders=(UINT,))
+    return Histogram(
+        name="size",
+        table="sizes",
+        labels=(*labels, bucket),
+        bucket_type=BucketType.LINEAR,
+        bucket_min=first,
+        bucket_max=last,
+    )
+
+
+NAME = Label(name="name", size=4, decoders=(STRING,))
+PADDED = Label(name="number", size=2, padding=2, decoders=(UINT,))
+
+
+@pytest.mark.parametrize(
+    ("reads", "counted"),
+    [
+        pytest.param([{b"a": 5}, {b"a": 5}], 5, id="nothing new"),
+        pytest.param([{b"a": 5}, {b"a": 8}], 8, id="grows"),
+        pytest.param([{b"a": 5}, {}], 5, id="deleted"),
+        pytest.param([{b"a": 5}, {}, {b"a": 2}], 7, id="deleted and made again"),
+        pytest.param([{b"a": 5}, {}, {b"a": 6}, {b"a": 9}], 14, id="deleted, made again and larger than before"),
+        pytest.param([{b"a": 5}, {b"a": 2}, {b"a": 3}], 8, id="made again between two reads"),
+        pytest.param([{b"a": 5}, {b"a": 0}, {b"a": 1}], 6, id="set to 0"),
+        pytest.param([{b"a": 5, b"b": 7}], 12, id="two keys are summed"),
+        pytest.param([{b"a": 5, b"b": 7}, {b"b": 9}], 14, id="one of two deleted"),
+        pytest.param([{b"a": 5, b"b": 7}, {b"b": 9}, {b"a": 1, b"b": 1}], 16, id="and both made again"),
+        pytest.param([{b"a": 2**64 - 1}, {b"a": 2**64 - 1, b"b": 2**64 - 1}], 2**65 - 2, id="more than 64 bits"),
+    ],
+)
+def test_a_counter_never_falls_and_counts_nothing_twice(reads: list[dict[bytes, int]], counted: int) -> None:
+    read = Read(counter())
+    seen = [read({})["pid:7"], *(read(rows)["pid:7"] for rows in reads)]
+
+    assert seen[-1] == counted
+    assert seen == sorted(seen)
+
+
+def test_a_row_that_is_read_twice_counts_once() -> None:
+    """A hash whose keys are deleted while they are walked starts again from the first."""
+    read = Read(counter())
+    read.rows.take([(b"a", 5), (b"b", 1), (b"a", 6)], read.tally)
+
+    assert read({b"a": 6, b"b": 1}) == {"pid:7": 7}
+
+
+def test_labels_are_cut_from_the_key_without_their_padding() -> None:
+    key = struct.pack("=4sHxxI", b"ab", 513, 9)
+
+    counted = Read(counter(NAME, PADDED, Label(name="last", size=4, decoders=(UINT,))))({key: 3})
+
+    assert counted == {"name:ab,number:513,last:9,pid:7": 3}
+
+
+def test_keys_that_differ_in_padding_only_are_one_series() -> None:
+    assert Read(counter(PADDED))({b"\1\0\0\0": 3, b"\1\0\xff\xff": 4}) == {"number:1,pid:7": 7}
+
+
+def test_a_counter_without_labels_is_there_before_the_first_row() -> None:
+    assert Read(counter())({}) == {"pid:7": 0}
+
+
+def test_a_counter_with_labels_is_there_with_its_row_also_at_zero() -> None:
+    read = Read(counter(NAME))
+
+    assert read({}) == {}
+    assert read({b"a\0\0\0": 0}) == {"name:a,pid:7": 0}
+
+
+def test_a_bad_key_costs_that_key_and_is_told_once() -> None:
+    read = Read(counter(PADDED))
+
+    assert read({b"odd": 5, b"\1\0\0\0": 3, b"longer": 1}) == {"number:1,pid:7": 3}
+    assert read.tally.decode_errors == {"calls_total": 2}
+    assert read.tally.messages == ["calls_total: key: 3 bytes (6f 64 64), expected 4 bytes"]
+    assert read({b"odd": 6, b"\1\0\0\0": 4, b"new": 1, b"longer": 1}) == {"number:1,pid:7": 4}
+    assert (read.tally.decode_errors, read.tally.messages) == ({"calls_total": 1}, [])
+
+
+def test_a_row_that_no_pattern_matches_is_no_error() -> None:
+    only_a = Label(name="name", size=4, decoders=(STRING, Decoder(name="regexp", regexps=("^a",))))
+    read = Read(counter(only_a))
+
+    assert read({b"abc\0": 1, b"xyz\0": 2}) == {"name:abc,pid:7": 1}
+    assert read.tally == Tally()
+
+
+def test_a_histogram_has_all_buckets_as_soon_as_it_has_one() -> None:
+    read = Read(histogram(NAME))
+
+    assert read({}) == {}
+    assert read({b"a\0\0\0\2\0\0\0": 4}) == {
+        "name:a,pid:7,le:1.0": 0,
+        "name:a,pid:7,le:2.0": 4,
+        "name:a,pid:7,le:+Inf": 0,
+        "name:a,pid:7": 0,
+    }
+
+
+def test_a_histogram_without_further_labels_is_there_before_the_first_row() -> None:
+    assert Read(histogram())({}) == {"pid:7,le:1.0": 0, "pid:7,le:2.0": 0, "pid:7,le:+Inf": 0, "pid:7": 0}
+
+
+def test_the_key_after_the_last_bucket_is_the_sum() -> None:
+    assert Read(histogram())({b"\1\0\0\0": 2, b"\2\0\0\0": 1, b"\3\0\0\0": 99}) == {
+        "pid:7,le:1.0": 2,
+        "pid:7,le:2.0": 1,
+        "pid:7,le:+Inf": 0,
+        "pid:7": 99,
+    }
+
+
+def test_a_key_that_is_no_bucket_is_an_error_unless_it_counted_nothing() -> None:
+    """An array has all its keys from the start."""
+    read = Read(histogram())
+    rows = {struct.pack("=I", key): 0 for key in range(64)}
+
+    read(rows)
+    assert read.tally == Tally()
+    rows[struct.pack("=I", 0)] = rows[struct.pack("=I", 63)] = 1
+    assert sum(read(rows).values()) == 0
+    assert read.tally.decode_errors == {"size": 2}
+    assert read.tally.messages == [
+        "size: bucket: 4 bytes (00 00 00 00), expected the key of a bucket, or 3 for the sum"
+    ]
+    read(rows)
+    assert read.tally == Tally()
