@@ -14,6 +14,7 @@ from ebpf_userspace_exporter.config.schema import read_config
 
 # What ebpf_exporter's configs may have beside the probes that are ours.
 KERNEL_PROBES = ("kprobes", "kretprobes", "tracepoints", "raw_tracepoints", "perf_events")
+PLURAL = "attachments"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,9 @@ def _check(document: Document, value: dict[str, Value]) -> Loaded:
         check(draft.config, findings)
     located = [*problems, *draft.problems, *findings.problems]
     if draft.config is None or located or document.problems:
-        raise ConfigError([*document.problems, *(document.problem(*problem) for problem in located)])
-    warnings = [document.problem(*warning) for warning in findings.warnings]
+        here = (document.problem(_as_written(path, value), message) for path, message in located)
+        raise ConfigError([*document.problems, *here])
+    warnings = [document.problem(_as_written(path, value), message) for path, message in findings.warnings]
     if ignored:
         kinds = ", ".join(sorted({str(path[-1]) for path in ignored}, key=KERNEL_PROBES.index))
         warnings.append(document.problem(ignored[0], f"{kinds} ignored: only probes in userspace are attached"))
@@ -68,18 +70,28 @@ def _set_aside(value: dict[str, Value]) -> tuple[dict[str, Value], list[KeyPath]
             ours.append(program)
             continue
         ignored += [("programs", index, key) for key in program if key in KERNEL_PROBES]
-        if "attachment" in program and "attachments" in program:
+        if "attachment" in program and PLURAL in program:
             message = 'the same as "attachment", which is there too; expected one of them'
-            problems.append((("programs", index, "attachments"), message))
+            problems.append((("programs", index, PLURAL), message))
         ours.append(_respelled(program))
     return {**value, "programs": ours}, ignored, problems
 
 
 def _respelled(program: Mapping[str, Value]) -> Value:
-    kept = {key: item for key, item in program.items() if key not in KERNEL_PROBES and key != "attachments"}
-    if "attachments" in program:
-        kept.setdefault("attachment", program["attachments"])
+    kept = {key: item for key, item in program.items() if key not in KERNEL_PROBES and key != PLURAL}
+    if PLURAL in program:
+        kept.setdefault("attachment", program[PLURAL])
     return kept
+
+
+def _as_written(path: KeyPath, value: Value) -> KeyPath:
+    """Return the path with the spelling of `attachment` that the file has."""
+    if len(path) < 3 or path[2] != "attachment" or not isinstance(value, dict):
+        return path
+    programs, index = value["programs"], path[1]
+    program = programs[index] if isinstance(programs, list) and isinstance(index, int) else None
+    is_plural = isinstance(program, dict) and PLURAL in program and "attachment" not in program
+    return (*path[:2], PLURAL, *path[3:]) if is_plural else path
 
 
 def _line(problem: Problem) -> int:

@@ -24,7 +24,9 @@ MAX_NODES = 50_000
 _STANDARD = "tag:yaml.org,2002:"
 _MERGE = _STANDARD + "merge"
 _NULL = _STANDARD + "null"
-_TAGS = frozenset(_STANDARD + name for name in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge"))
+_TAGS = frozenset(
+    _STANDARD + name for name in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge", "seq", "map")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +121,11 @@ class _Reader:
     def convert(self, node: Node, path: KeyPath, parents: tuple[Node, ...]) -> Value:
         self.lines.setdefault(path, _line(node))
         self._bound(node, path, parents)
+        if node.tag not in _TAGS:
+            self._report(node, path, f"tag {quote(node.tag)} is not supported")
         within = (*parents, node)
         match node:
             case ScalarNode():
-                if node.tag not in _TAGS:
-                    self._report(node, path, f"tag {quote(node.tag)} is not supported")
                 return None if node.tag == _NULL else str(node.value)
             case SequenceNode():
                 return [self.convert(item, (*path, index), within) for index, item in enumerate(node.value)]
