@@ -1,0 +1,147 @@
+"""The command as a user runs it: real processes, their exit codes, and what is on stderr."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ebpf_userspace_exporter import __version__
+
+GOOD = """\
+programs:
+  - name: gc_total
+    usdt: {gc__start: trace_gc}
+    attachment: {binary_name: gunicorn}
+    code: int trace_gc(void *ctx) { return 0; }
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "programs.yaml"
+    file.write_text(GOOD)
+    return file
+
+
+def exporter(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ebpf_userspace_exporter", *map(str, arguments)],
+        cwd="/",
+        env={"PATH": os.environ["PATH"], **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_names_every_flag_with_its_default(flag: str) -> None:
+    done = exporter(flag)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    for text in (
+        "-c, --probe-config FILE",
+        "-l, --listen-address HOST:PORT",
+        "[default: 0.0.0.0:8080]",
+        "-m, --metrics-path PATH",
+        "--config FILE",
+        "--state-dir FOLDER",
+        "--scan-interval DURATION",
+        "--exit-grace DURATION",
+        "--kernel-headers FOLDER",
+        "--web-user USER",
+        "--log-level LEVEL",
+        "--log-format FORMAT",
+        "--version",
+    ):
+        assert text in done.stdout
+
+
+def test_help_needs_neither_the_supervisor_nor_the_metrics() -> None:
+    code = "import sys, ebpf_userspace_exporter.supervisor.cli; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+    assert "ebpf_userspace_exporter.supervisor.run" not in modules
+    assert "prometheus_client" not in modules
+
+
+def test_version_is_told() -> None:
+    done = exporter("--version")
+
+    assert (done.returncode, done.stdout) == (0, f"ebpf-userspace-exporter {__version__}\n")
+
+
+@pytest.mark.parametrize(("argument", "message"), [("--prob-config", "No such option"), ("chekc", "No such command")])
+def test_what_the_command_line_does_not_know_is_exit_2(argument: str, message: str) -> None:
+    done = exporter(argument)
+
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_a_missing_probe_config_is_exit_2() -> None:
+    done = exporter()
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "--probe-config: missing; say which probes to attach: "
+        "-c FILE, or USERSPACE_EXPORTER_PROBE_CONFIG, or the settings file\n"
+    )
+
+
+def test_a_broken_config_is_exit_2_with_all_problems_and_no_traceback(config: Path) -> None:
+    config.write_text(GOOD.replace("usdt", "usdts").replace("gunicorn", "''"))
+
+    done = exporter("-c", config)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f'{config}:3: programs[0].usdts: unknown key; did you mean "usdt"?\n'
+        f"{config}:4: programs[0].attachment.binary_name: "
+        'expected the name of a process, as in /proc/PID/comm, got ""\n'
+    )
+
+
+def test_broken_settings_are_exit_2_and_name_flag_and_variable(config: Path) -> None:
+    done = exporter("-c", config, "-l", "8080", USERSPACE_EXPORTER_LOG_FORMAT="xml")
+
+    assert done.returncode == 2
+    assert done.stderr == (
+        '--listen-address: expected HOST:PORT, got "8080"\n'
+        'USERSPACE_EXPORTER_LOG_FORMAT: expected logfmt or json, got "xml"\n'
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is asked whom it trusts")
+def test_a_config_that_others_can_write_is_exit_2(config: Path) -> None:
+    config.chmod(0o666)
+
+    done = exporter("-c", config)
+
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"is writable by others: chmod go-w {config}\n")
+
+
+def test_a_path_that_is_no_text_is_exit_2_and_one_line() -> None:
+    done = exporter("-c", os.fsdecode(b"/nowhere/\xff\n"))
+
+    assert (done.returncode, done.stderr) == (2, "/nowhere/\\udcff\\n: no such file\n")
+
+
+def test_the_exit_code_is_the_run_s_and_warnings_are_logged_first(config: Path, tmp_path: Path) -> None:
+    config.write_text(GOOD + "    kprobes: {a: b}\n")
+
+    done = exporter(
+        *("-c", config, "--state-dir", tmp_path / "state", "--web-user", "no-such-user", "-l", "127.0.0.1:0")
+    )
+
+    assert done.returncode == 1
+    warning, *rest = done.stderr.splitlines()
+    assert "level=warning msg=config" in warning
+    assert "kprobes ignored" in warning
+    assert rest
+    assert not any("Traceback" in line for line in rest)
