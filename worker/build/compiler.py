@@ -9,27 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ebpf_userspace_exporter.config.model import Counter, Histogram, Program
+from ebpf_userspace_exporter.worker.bpf.maps import READABLE_KINDS, MapKind
 from ebpf_userspace_exporter.worker.image import Function, MapShape
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
 
-# Map kinds of linux/bpf.h that are made from a shape alone; map-in-map, storage and struct_ops are not.
-_CREATABLE_KINDS = {
-    1: "hash",
-    2: "array",
-    3: "prog_array",
-    4: "perf_event_array",
-    5: "percpu_hash",
-    6: "percpu_array",
-    7: "stack_trace",
-    8: "cgroup_array",
-    9: "lru_hash",
-    10: "lru_percpu_hash",
-    11: "lpm_trie",
-    22: "queue",
-    23: "stack",
-    27: "ringbuf",
-}
-_READABLE_KINDS = frozenset({1, 2, 5, 6, 9, 10})
+# Made from a shape alone; a map of maps needs another map, and kinds that are not in MapKind need more.
+_CREATABLE_KINDS = frozenset(MapKind) - {MapKind.ARRAY_OF_MAPS, MapKind.HASH_OF_MAPS}
 _LD_IMM64, _CALL = 0x18, 0x85
 _PSEUDO_NONE, _PSEUDO_MAP_FD = 0, 1
 
@@ -122,11 +107,11 @@ def _check_metrics(program: Program, maps: tuple[MapShape, ...]) -> None:
 
 
 def _check_table(metric: Counter | Histogram, shape: MapShape) -> None:
-    if shape.kind not in _READABLE_KINDS:
+    if shape.kind not in READABLE_KINDS:
         raise AttachError(
             Reason.MAP_TYPE,
-            f"metric {metric.name}: table {shape.name} is of the kind {_CREATABLE_KINDS[shape.kind]}, expected one of "
-            + ", ".join(_CREATABLE_KINDS[kind] for kind in sorted(_READABLE_KINDS)),
+            f"metric {metric.name}: table {shape.name} is of the kind {MapKind(shape.kind).name}, expected one of "
+            + ", ".join(kind.name for kind in sorted(READABLE_KINDS)),
         )
     if shape.leaf_bytes not in (1, 2, 4) and shape.leaf_bytes < 8:
         raise AttachError(
