@@ -8,15 +8,20 @@ from math import inf
 from pathlib import Path
 
 import structlog
-from ebpf_userspace_exporter.worker.build.process import BuildRequest, read_result
-from ebpf_userspace_exporter.worker.build.process import run as run_builder
 
 from ebpf_userspace_exporter.config.model import Program
 from ebpf_userspace_exporter.supervisor import children
 from ebpf_userspace_exporter.supervisor.targets import Target
-from ebpf_userspace_exporter.worker.image import MAX_IMAGE_BYTES, FileIdentity, Image
+from ebpf_userspace_exporter.worker.build.process import (
+    MAX_DIAGNOSTICS_BYTES,
+    MAX_RESULT_BYTES,
+    BuildRequest,
+    read_result,
+)
+from ebpf_userspace_exporter.worker.build.process import run as run_builder
+from ebpf_userspace_exporter.worker.image import FileIdentity, Image
 from ebpf_userspace_exporter.worker.reasons import PERMANENT, AttachError, Reason
-from ebpf_userspace_exporter.worker.target_files import fits
+from ebpf_userspace_exporter.worker.target_files import TargetGone, fits
 
 logger = structlog.get_logger()
 
@@ -24,7 +29,6 @@ BUILD_SECONDS = 60.0
 MAX_BUILDERS = 2
 MAX_REMEMBERED = 256
 SHARED_FAILURE_SECONDS = 5.0  # how long a failure that may pass is taken to hold for other processes of the binary
-MAX_DIAGNOSTICS_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,7 @@ class Builds:
         build = self._running.pop(pid, None)
         if build is None:
             return False
-        result = _read_all(build.result_fd, MAX_IMAGE_BYTES)
+        result = _read_all(build.result_fd, MAX_RESULT_BYTES)
         diagnostics = _read_all(build.diagnostics_fd, MAX_DIAGNOSTICS_BYTES)
         os.close(build.result_fd)
         os.close(build.diagnostics_fd)
@@ -108,6 +112,9 @@ class Builds:
                 text = diagnostics.decode(errors="replace")
                 raise AttachError(Reason.BUILDER_TIMEOUT, f"no image after {BUILD_SECONDS:.0f} s", text)
             image = read_result(result, diagnostics, exit_code)
+        except TargetGone as error:
+            self._answers[build.target] = AttachError(Reason.TARGET_CHANGED, str(error))
+            return True
         except AttachError as error:
             if error.reason is Reason.TARGET_CHANGED:
                 self._answers[build.target] = error

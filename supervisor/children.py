@@ -4,11 +4,10 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Collection
-from pathlib import Path
 
 import structlog
 
-from ebpf_userspace_exporter.worker.kernel import set_parent_death_signal
+from ebpf_userspace_exporter.worker.kernel import set_parent_death_signal, set_process_name
 
 logger = structlog.get_logger()
 
@@ -48,7 +47,7 @@ def _settle(name: str, parent: int, keep: Collection[int]) -> None:
     if os.getppid() != parent:
         os._exit(EXIT_SOFTWARE)  # it died before the line above
     os.setpgid(0, 0)
-    Path("/proc/self/comm").write_text(name)  # for whoever reads ps or top
+    set_process_name(name)  # for whoever reads ps or top
     # A core file would hold what was read from the target.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     close_all_but(keep)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from math import inf
 
 import structlog
-from ebpf_userspace_exporter.config.settings import Settings
 
 from ebpf_userspace_exporter.config.errors import ConfigError
 from ebpf_userspace_exporter.config.load import Loaded, load_config
+from ebpf_userspace_exporter.config.settings import Settings
 from ebpf_userspace_exporter.supervisor import children
 from ebpf_userspace_exporter.supervisor.builds import Builds
 from ebpf_userspace_exporter.supervisor.control import Client, ControlSocket

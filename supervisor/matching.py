@@ -7,8 +7,6 @@ from ebpf_userspace_exporter.config.model import Attachment, Program
 from ebpf_userspace_exporter.supervisor.processes import Process, exec_mark, is_descendant
 from ebpf_userspace_exporter.supervisor.targets import ExecMark, Slot, Target
 
-COMM_CHARACTERS = 15  # TASK_COMM_LEN - 1: the kernel keeps no more
-
 
 @dataclass(frozen=True, slots=True)
 class Definition:
@@ -25,7 +23,7 @@ def definitions(programs: Sequence[Program]) -> dict[str, Definition]:
 
 def matches(attachment: Attachment, process: Process) -> bool:
     """Whether a program with this attachment goes to that process."""
-    return process.comm == attachment.binary_name[:COMM_CHARACTERS]
+    return process.comm == attachment.comm
 
 
 def desired_targets(

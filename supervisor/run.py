@@ -5,15 +5,15 @@ import os
 import resource
 
 import structlog
-from ebpf_userspace_exporter.config.settings import Settings
-from ebpf_userspace_exporter.worker.build.headers import HeadersError, find_headers
 
 from ebpf_userspace_exporter.config.load import Loaded
+from ebpf_userspace_exporter.config.settings import Settings
 from ebpf_userspace_exporter.supervisor.builds import Builds
 from ebpf_userspace_exporter.supervisor.loop import Foundations, Supervisor
 from ebpf_userspace_exporter.supervisor.state_dir import StateDir, StateDirError
 from ebpf_userspace_exporter.supervisor.webserver import WebUserError, web_user
 from ebpf_userspace_exporter.worker.bpf.selftest import perf_uprobes_work, uprobe_multi_works
+from ebpf_userspace_exporter.worker.build.headers import HeadersError, find_headers
 
 logger = structlog.get_logger()
 

@@ -6,6 +6,7 @@ import signal
 from enum import IntEnum
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _PR_SET_NO_NEW_PRIVS = 38
 _CAPABILITY_VERSION_3 = 0x20080522
 _CAPABILITY_WORDS = 2  # 32 capabilities each, by linux/capability.h
@@ -56,6 +57,12 @@ def set_parent_death_signal(number: signal.Signals = signal.SIGKILL) -> None:
     nothing: the caller compares getppid() afterwards.
     """
     _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def set_process_name(name: str) -> None:
+    """Have ps and top call this process `name`, of which the kernel keeps 15 bytes."""
+    buffer = ctypes.create_string_buffer(name.encode(), len(name.encode()) + 1)
+    _prctl(_PR_SET_NAME, ctypes.addressof(buffer))
 
 
 def set_no_new_privileges() -> None:
