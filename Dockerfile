@@ -54,7 +54,7 @@ LABEL org.opencontainers.image.title="ebpf-userspace-exporter" \
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3-bpfcc \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --user-group --no-create-home --home-dir / --shell /usr/sbin/nologin --uid 9435 \
+    && useradd --system --user-group --no-create-home --home-dir / --shell /usr/sbin/nologin --uid 943 \
         ebpf-userspace-exporter-web
 COPY --from=build /headers/ /usr/src/
 COPY --from=build /opt/ebpf-userspace-exporter/ /opt/ebpf-userspace-exporter/
