@@ -73,7 +73,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/demo", description="Show the exporter at work.")
     parser.add_argument("--once", action="store_true", help="show the numbers and end; 0 if collections were counted")
     once = parser.parse_args().once
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGINT, signal.SIGTERM):  # started in the background by a shell, SIGINT would be ignored
+        signal.signal(number, _end)
     try:
         # The web user passes through this folder to the state directory in it; nobody else can look in.
         with tempfile.TemporaryDirectory(prefix="ebpf-userspace-exporter-demo-", dir="/run") as folder:
