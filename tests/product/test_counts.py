@@ -1,6 +1,7 @@
 """What is counted from outside equals what the program itself counted."""
 
 import pytest
+
 from tests.product.exporter import EXAMPLES, exporter, series
 from tests.product.programs import gunicorn_app
 

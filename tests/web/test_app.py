@@ -7,10 +7,10 @@ from wsgiref.util import setup_testing_defaults
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-from tests.web.conftest import StartSupervisor, healthy_answer, histogram_values, write_metric_file
 
 from ebpf_userspace_exporter import __version__
 from ebpf_userspace_exporter.web.app import Application, from_environment
+from tests.web.conftest import StartSupervisor, healthy_answer, histogram_values, write_metric_file
 
 
 class Answer:

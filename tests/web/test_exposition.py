@@ -6,11 +6,11 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-from tests.web.conftest import histogram_values, write_metric_file
 
 from ebpf_userspace_exporter.web.exposition import render_openmetrics, render_text
 from ebpf_userspace_exporter.web.families import Family, Merge, Sample
 from ebpf_userspace_exporter.web.metric_files import Kind, MetricFile, read_metric_files
+from tests.web.conftest import histogram_values, write_metric_file
 
 HOSTILE = 'back\\slash "quoted" new\nline \\n {le="1"} ü\U0001f600 \r\x00#'
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-from tests.web.conftest import StartSupervisor, healthy_answer, write_metric_file
 
 from ebpf_userspace_exporter.web import gunicorn_settings
+from tests.web.conftest import StartSupervisor, healthy_answer, write_metric_file
 
 GC = ("userspace_exporter_gc", "userspace_exporter_gc_total")
 DEADLINE_SECONDS = 30.0

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.mmap_dict import mmap_key
-from tests.web.conftest import histogram_values, write_metric_file
 
 from ebpf_userspace_exporter.web import metric_files
 from ebpf_userspace_exporter.web.metric_files import (
@@ -21,6 +20,7 @@ from ebpf_userspace_exporter.web.metric_files import (
     decode_entries,
     read_metric_files,
 )
+from tests.web.conftest import histogram_values, write_metric_file
 
 KEY = json.dumps(["gc", "gc_total", {"generation": "0", "pid": "1"}, "Runs."]).encode()
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.web.conftest import StartSupervisor
 
 from ebpf_userspace_exporter.web.refresh import RefreshResult, Status, refresh, status
+from tests.web.conftest import StartSupervisor
 
 FAILED = RefreshResult(fresh=0, stale=0, ok=False)
 
