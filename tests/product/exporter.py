@@ -89,15 +89,7 @@ class Exporter:
 
     def scrape(self) -> Samples:
         """Return every sample of a scrape, which must succeed; a series exposed twice is an error."""
-        response = self.get()
-        assert response.status == 200, response
-        samples: Samples = {}
-        for family in text_string_to_metric_families(response.body.decode()):
-            for sample in family.samples:
-                key = (sample.name, frozenset(sample.labels.items()))
-                assert key not in samples, f"twice: {key}"
-                samples[key] = sample.value
-        return samples
+        return samples_of(self.get())
 
     def value(self, name: str, /, **labels: str | int) -> float | None:
         """Return the one sample of that name with exactly these labels, of a fresh scrape; None if there is none."""
@@ -146,6 +138,18 @@ class Exporter:
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(seconds)
+
+
+def samples_of(response: Response) -> Samples:
+    """Return every sample of an answer, which must be one of 200; a series exposed twice is an error."""
+    assert response.status == 200, response
+    samples: Samples = {}
+    for family in text_string_to_metric_families(response.body.decode()):
+        for sample in family.samples:
+            key = (sample.name, frozenset(sample.labels.items()))
+            assert key not in samples, f"twice: {key}"
+            samples[key] = sample.value
+    return samples
 
 
 def series(name: str, /, **labels: str | int) -> tuple[str, frozenset[tuple[str, str]]]:
