@@ -65,6 +65,7 @@ class WebServer:
         self.cannot_listen = False
         self._started = 0.0
         self._attempts = 0
+        self._is_stopping = False
         self.retry_at = 0.0
 
     def start(self, now: float) -> None:
@@ -82,6 +83,9 @@ class WebServer:
         self.pid = None
         self._attempts = 0 if now - self._started > HEALTHY_SECONDS else self._attempts + 1
         self.cannot_listen = exit_code == EXIT_CANNOT_LISTEN
+        if self._is_stopping:
+            logger.info("web exited", exit_code=exit_code)
+            return True
         delay = min(MAX_DELAY_SECONDS, 0.1 * 2 ** (self._attempts - 1)) if self._attempts else 0.0
         self.retry_at = now + delay
         logger.warning("web exited", exit_code=exit_code, restart_in=f"{delay:.1f}s")
@@ -89,6 +93,7 @@ class WebServer:
 
     def stop(self) -> None:
         """Ask gunicorn to end; it gives requests in flight a moment."""
+        self._is_stopping = True
         self.retry_at = inf
         if self.pid is not None:
             os.kill(self.pid, signal.SIGTERM)

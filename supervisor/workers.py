@@ -208,14 +208,27 @@ class Workers:
 
     def _prepare(self, entry: Entry, now: float) -> bool:
         """Find the image; maps made for another one, and their series, end here. False if there is none yet."""
-        image = self._builds.image_for(entry.target, entry.program, now)
+        try:
+            image = self._builds.image_for(entry.target, entry.program, now)
+        except AttachError as error:
+            if error.reason is not Reason.TARGET_CHANGED:
+                self._end_series(entry)
+            raise
         if image is None:
             return False
         if image is not entry.holdings.image:
             _close(entry.holdings.maps)
             entry.holdings = Holdings(image)
-            entry.continues_files = False
+            entry.continues_files = False  # they stay until the new ones replace them
         return True
+
+    def _end_series(self, entry: Entry) -> None:
+        """Remove what a process counted that has executed something which cannot be probed."""
+        _close(entry.holdings.maps)
+        entry.holdings = Holdings()
+        if entry.continues_files:
+            entry.continues_files = False
+            file_names.remove(self._surroundings.state_dir.descriptor, *_name(entry.slot))
 
     def _fork_worker(self, entry: Entry, now: float) -> None:
         holdings, shared = entry.holdings, self._surroundings
