@@ -62,8 +62,9 @@ class WebServer:
             "USERSPACE_EXPORTER_WEB_METRICS_PATH": metrics_path,
         }
         self.pid: int | None = None
-        self.cannot_listen = False
+        self.could_never_listen = False  # the address is wrong or taken: better said at start than tried for ever
         self._started = 0.0
+        self._starts = 0
         self._attempts = 0
         self._is_stopping = False
         self.retry_at = 0.0
@@ -73,6 +74,7 @@ class WebServer:
         if self.pid is not None or now < self.retry_at:
             return
         self._started = now
+        self._starts += 1
         self.retry_at = inf
         self.pid = children.spawn("exporter-web", self._execute, keep=())
 
@@ -82,7 +84,7 @@ class WebServer:
             return False
         self.pid = None
         self._attempts = 0 if now - self._started > HEALTHY_SECONDS else self._attempts + 1
-        self.cannot_listen = exit_code == EXIT_CANNOT_LISTEN
+        self.could_never_listen = exit_code == EXIT_CANNOT_LISTEN and self._starts == 1
         if self._is_stopping:
             logger.info("web exited", exit_code=exit_code)
             return True
