@@ -22,8 +22,8 @@ from ebpf_userspace_exporter.supervisor.healing import Healer
 from ebpf_userspace_exporter.supervisor.matching import Definition, definitions, desired_targets
 from ebpf_userspace_exporter.supervisor.notify import notify, reloading
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
-from ebpf_userspace_exporter.supervisor.processes import Process, process_table
-from ebpf_userspace_exporter.supervisor.reconcile import next_deadline, reconcile
+from ebpf_userspace_exporter.supervisor.processes import process_table
+from ebpf_userspace_exporter.supervisor.reconcile import Adopt, next_deadline, reconcile
 from ebpf_userspace_exporter.supervisor.refresh import Refresher
 from ebpf_userspace_exporter.supervisor.state_dir import CONTROL_SOCKET, StateDir
 from ebpf_userspace_exporter.supervisor.status import status_line
@@ -84,7 +84,6 @@ class Supervisor:
         )
         self._web = WebServer(settings.listen, settings.metrics_path, state_dir.path, user)
         self._desired: dict[Slot, Target] = {}
-        self._table: dict[int, Process] = {}
         self._scan_at = 0.0
         self._reconcile_at = 0.0
         self._first: frozenset[Slot] | None = None
@@ -125,12 +124,14 @@ class Supervisor:
         if now < self._scan_at:
             return
         self._scan_at = now + self._foundations.settings.scan_interval
-        self._table = process_table()
-        self._desired, leaderless = desired_targets(self._definitions, self._table, os.getpid())
+        table = process_table()
+        self._desired, leaderless = desired_targets(self._definitions, table, os.getpid())
         for slot, entry in self._workers.entries.items():
             entry.leader_exited = slot in leaderless
             if entry.leader_exited:
                 self._desired[slot] = entry.target  # it lives; nothing can be linked to it now
+        if self._foundations.uprobe_multi:
+            self._healer.look(table, self._workers.entries.values(), now)
         if self._first is None:
             self._first = frozenset(self._desired)
         self._workers.has_changed = True
@@ -140,21 +141,29 @@ class Supervisor:
             if not self._workers.has_changed and now < self._reconcile_at:
                 break
             self._workers.has_changed = False
+            self._forget_exited()
             digests = {name: definition.digest for name, definition in self._definitions.items()}
             for action in reconcile(self._desired, self._workers.entries, digests, now):
                 self._workers.perform(action, self._definitions, now)
+                if isinstance(action, Adopt) and action.target.slot not in self._workers.entries:
+                    del self._desired[action.target.slot]  # gone, or refused: the next look will tell
             self._reconcile_at = min(
                 (next_deadline(entry, now) for entry in self._workers.entries.values()), default=inf
             )
             self._reconcile_at = max(self._reconcile_at, now + MIN_PAUSE_SECONDS)
-        if self._foundations.uprobe_multi:
-            self._healer.look(self._table, self._workers.entries.values(), now)
         self._refresher.advance(self._workers.entries.values(), now)
         self._workers.kill_late(now)
         self._builds.kill_late(now)
         self._control.drop_late(now)
         self._web.start(now)
         self._become_ready()
+
+    def _forget_exited(self) -> None:
+        """Want no target whose exit was told since the last look, which still shows it: it would be taken up again."""
+        for slot, entry in self._workers.entries.items():
+            wanted = self._desired.get(slot)
+            if entry.exited and wanted is not None and wanted.start_ticks == entry.target.start_ticks:
+                del self._desired[slot]
 
     def _become_ready(self) -> None:
         """Ready is: every target of the first look has been attached, or has failed to."""
@@ -193,7 +202,7 @@ class Supervisor:
         if self._builds.on_exit(pid, exit_code, now):
             self._workers.on_build(now)
         elif self._web.on_exit(pid, exit_code, now):
-            if self._web.cannot_listen and not self._is_ready:
+            if self._web.could_never_listen:
                 self._stop = 1
         elif not self._workers.on_exit(pid, exit_code, now):
             self._healer.on_exit(pid)
