@@ -1,0 +1,71 @@
+"""What /proc says of a process, and how it is shown."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A process's resident memory in kB: `uss` is what only it has (Private_Clean + Private_Dirty), `rss` all of it."""
+
+    uss: int
+    rss: int
+
+
+def memory(pid: int) -> Memory:
+    """Return what /proc/PID/smaps_rollup says."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    kilobytes = {name: int(number) for name, number in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)}
+    return Memory(kilobytes["Private_Clean"] + kilobytes["Private_Dirty"], kilobytes["Rss"])
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has used by itself, in user and in kernel mode."""
+    return _ticks(pid, 11) / TICKS_A_SECOND
+
+
+def reaped_cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process's children that have ended and were waited for."""
+    return _ticks(pid, 13) / TICKS_A_SECOND
+
+
+def voluntary_switches(pid: int) -> int:
+    """Return how often a process has gone to sleep by itself, which is how often it was woken."""
+    found = re.search(r"^voluntary_ctxt_switches:\t(\d+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+def spread(numbers: Sequence[float], digits: int) -> list[str]:
+    """Return least, median and greatest."""
+    return [f"{number:.{digits}f}" for number in (min(numbers), median(numbers), max(numbers))]
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows below their columns, the first to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    print(f"\n{title}\n")
+    for row in (columns, ["-" * width for width in widths], *rows):
+        first, *others = (
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        print("  ".join([first, *others]))
+
+
+def print_conditions() -> None:
+    """Say on what was measured; a load above 0 before anything runs is other people's."""
+    system, loads = os.uname(), ", ".join(f"{load:.1f}" for load in os.getloadavg())
+    print(f"Linux {system.release} {system.machine}, {os.cpu_count()} cores; load before: {loads}")
+
+
+def _ticks(pid: int, user: int) -> int:
+    """Return the sum of a field of /proc/PID/stat, counted from the state, and the next: user mode, kernel mode."""
+    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()
+    return int(fields[user]) + int(fields[user + 1])
