@@ -4,6 +4,7 @@ Runs in a forked child that holds nothing but its channel, its target's pidfd an
 maps and links of that one. It ends when its channel is closed.
 """
 
+import contextlib
 import gc
 import os
 import select
@@ -48,6 +49,12 @@ class Assignment:
 def run(assignment: Assignment, channel: socket.socket, pidfd: int, maps: Sequence[int], *, attached: bool) -> None:
     """In the worker: serve until the supervisor hangs up; `maps` and `attached` are a predecessor's."""
     gc.freeze()
+    # It may hang up at any moment, whatever it has asked for before: then nobody wants the answer any more.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        _live(assignment, channel, pidfd, maps, attached=attached)
+
+
+def _live(assignment: Assignment, channel: socket.socket, pidfd: int, maps: Sequence[int], *, attached: bool) -> None:
     try:
         if not maps:
             maps = _make_maps(assignment.image, channel)
