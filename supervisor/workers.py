@@ -183,12 +183,14 @@ class Workers:
                 self._failures.note(target, refusal)
             else:
                 self._metrics.targets_missed.labels(name).inc()
+            self._remove_files(target.slot)
             return
         # Only now is it certain that the number is not somebody else's.
         seen = read_process(pid)
         if seen is None or seen.start_ticks != target.start_ticks:
             os.close(pidfd)
             self._metrics.targets_missed.labels(name).inc()
+            self._remove_files(target.slot)
             return
         entry = Entry(target, definition.program, pidfd, now)
         self.entries[target.slot] = entry
@@ -212,23 +214,14 @@ class Workers:
             image = self._builds.image_for(entry.target, entry.program, now)
         except AttachError as error:
             if error.reason is not Reason.TARGET_CHANGED:
-                self._end_series(entry)
+                _end_series(entry)  # it has executed something that cannot be probed
             raise
         if image is None:
             return False
         if image is not entry.holdings.image:
-            _close(entry.holdings.maps)
-            entry.holdings = Holdings(image)
-            entry.continues_files = False  # they stay until the new ones replace them
+            _end_series(entry)
+            entry.holdings.image = image
         return True
-
-    def _end_series(self, entry: Entry) -> None:
-        """Remove what a process counted that has executed something which cannot be probed."""
-        _close(entry.holdings.maps)
-        entry.holdings = Holdings()
-        if entry.continues_files:
-            entry.continues_files = False
-            file_names.remove(self._surroundings.state_dir.descriptor, *_name(entry.slot))
 
     def _fork_worker(self, entry: Entry, now: float) -> None:
         holdings, shared = entry.holdings, self._surroundings
@@ -318,8 +311,11 @@ class Workers:
         self._builds.forget(entry.target)
         del self.entries[entry.slot]
         if not keep_files:
-            file_names.remove(self._surroundings.state_dir.descriptor, *_name(entry.slot))
+            self._remove_files(entry.slot)
         self.has_changed = True
+
+    def _remove_files(self, slot: Slot) -> None:
+        file_names.remove(self._surroundings.state_dir.descriptor, *_name(slot))
 
     # Events
 
@@ -446,11 +442,12 @@ class Workers:
         if error.reason in PERMANENT:
             self._builds.remember_failure(entry.target, error)
             entry.phase, entry.deadline = Phase.FAILED, inf
-            _close(entry.holdings.maps)
-            entry.holdings = Holdings()
+            _end_series(entry)
         else:
             entry.phase, entry.deadline = Phase.WAITING, now + LEAVE_SECONDS
             entry.retry_at = now + min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** (entry.attempts - 1))
+        if not entry.continues_files:
+            self._remove_files(entry.slot)  # of whoever had the number before, or of another program that it was
 
     def _end(self, entry: Entry, now: float) -> None:
         """Let go of a target whose last values are in its files."""
@@ -513,6 +510,13 @@ class Workers:
 
 def _name(slot: Slot) -> tuple[str, int]:
     return slot.program, slot.pid
+
+
+def _end_series(entry: Entry) -> None:
+    """Begin from zero: what is counted from now on is not what its files hold; those stay until others replace them."""
+    _close(entry.holdings.maps)
+    entry.holdings = Holdings()
+    entry.continues_files = False
 
 
 def _close(descriptors: list[int]) -> None:

@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -158,12 +158,17 @@ def series(name: str, /, **labels: str | int) -> tuple[str, frozenset[tuple[str,
 
 
 @contextlib.contextmanager
-def exporter(config: str | Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Exporter]:
+def exporter(
+    config: str | Path,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    through: Sequence[str] = (),
+) -> Iterator[Exporter]:
     """Run an exporter over a config (its text, or a file); nothing of it is left afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="exporter-test-"))
     folder.chmod(0o755)  # the web user passes through
     try:
-        started = start(folder, config, *arguments, environment=environment)
+        started = start(folder, config, *arguments, environment=environment, through=through)
         try:
             started.wait_ready()
             yield started
@@ -179,12 +184,22 @@ def exporter(config: str | Path, *arguments: str, environment: Mapping[str, str]
         shutil.rmtree(folder)
 
 
-def start(folder: Path, config: str | Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Exporter:
-    """Start an exporter in `folder` without waiting for anything; the caller ends it."""
+def start(
+    folder: Path,
+    config: str | Path,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    through: Sequence[str] = (),
+) -> Exporter:
+    """Start an exporter in `folder` without waiting for anything; the caller ends it.
+
+    `through` is a command that runs another one, such as unshare.
+    """
     text = config.read_text() if isinstance(config, Path) else config
     (folder / "programs.yaml").write_text(text)
     port = free_port()
     command = [
+        *through,
         *(sys.executable, "-m", "ebpf_userspace_exporter", "-c", str(folder / "programs.yaml")),
         *("-l", f"127.0.0.1:{port}", "--state-dir", str(folder / "state"), *arguments),
     ]
