@@ -144,7 +144,9 @@ def samples_of(response: Response) -> Samples:
     """Return every sample of an answer, which must be one of 200; a series exposed twice is an error."""
     assert response.status == 200, response
     samples: Samples = {}
-    for family in text_string_to_metric_families(response.body.decode()):
+    # Of a family without a type the parser leaves the names alone; to a counter's it adds `_total`.
+    body = re.sub(r"^# TYPE .*\n", "", response.body.decode(), flags=re.MULTILINE)
+    for family in text_string_to_metric_families(body):
         for sample in family.samples:
             key = (sample.name, frozenset(sample.labels.items()))
             assert key not in samples, f"twice: {key}"
