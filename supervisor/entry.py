@@ -95,6 +95,11 @@ class Entry:
         return self.phase
 
     @property
+    def is_taken_up(self) -> bool:
+        """Whether the target is served or waits for it; not, if it has ended or is ending."""
+        return self.phase not in (Phase.FINISHING, Phase.EXITED)
+
+    @property
     def is_enabled(self) -> bool:
         """Whether its probes count, with or without a live worker."""
         return bool(self.holdings.links) and self.phase in (Phase.WAITING, Phase.STARTING, Phase.RUNNING)

@@ -5,7 +5,7 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from math import inf
 
@@ -31,6 +31,7 @@ from ebpf_userspace_exporter.supervisor.targets import Slot, Target
 from ebpf_userspace_exporter.supervisor.webserver import WebServer, WebUser
 from ebpf_userspace_exporter.supervisor.workers import Surroundings, Workers
 from ebpf_userspace_exporter.worker.metric_file import MetricFileError, write_metric_file
+from ebpf_userspace_exporter.worker.reasons import Reason
 
 logger = structlog.get_logger()
 
@@ -80,10 +81,11 @@ class Supervisor:
             allowed_uids={os.geteuid(), user.uid},
             selector=self._selector,
             on_refresh=lambda client, seconds: self._refresher.request(client, time.monotonic() + seconds),
-            on_status=lambda: status_line(self._workers.entries.values(), ready=self._is_ready),
+            on_status=lambda: status_line(self._states(), ready=self._is_ready),
         )
         self._web = WebServer(settings.listen, settings.metrics_path, state_dir.path, user)
         self._desired: dict[Slot, Target] = {}
+        self._leaderless: Set[Slot] = frozenset()
         self._scan_at = 0.0
         self._reconcile_at = 0.0
         self._first: frozenset[Slot] | None = None
@@ -125,9 +127,9 @@ class Supervisor:
             return
         self._scan_at = now + self._foundations.settings.scan_interval
         table = process_table()
-        self._desired, leaderless = desired_targets(self._definitions, table, os.getpid())
+        self._desired, self._leaderless = desired_targets(self._definitions, table, os.getpid())
         for slot, entry in self._workers.entries.items():
-            entry.leader_exited = slot in leaderless
+            entry.leader_exited = slot in self._leaderless and entry.is_taken_up
             if entry.leader_exited:
                 self._desired[slot] = entry.target  # it lives; nothing can be linked to it now
         if self._foundations.uprobe_multi:
@@ -245,10 +247,16 @@ class Supervisor:
     def _write_own_metrics(self) -> None:
         state_dir, group = self._foundations.state_dir, self._foundations.web_user.group
         try:
-            for kind, content in self._metrics.files(self._workers.entries.values()).items():
+            for kind, content in self._metrics.files(self._workers.entries.values(), self._states()).items():
                 write_metric_file(f"{kind}_supervisor.own", content, group, directory_fd=state_dir.descriptor)
         except MetricFileError as error:
             logger.error("own metrics not written", error=str(error))
+
+    def _states(self) -> list[tuple[str, str]]:
+        """Return program and state of every target, and of those that are not taken up for want of a leader."""
+        entries = self._workers.entries
+        left_out = [(slot.program, str(Reason.LEADER_EXITED)) for slot in self._leaderless if slot not in entries]
+        return [*((slot.program, entry.state) for slot, entry in entries.items()), *left_out]
 
     # The end
 

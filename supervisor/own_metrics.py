@@ -1,5 +1,6 @@
 """The exporter's own metrics: counted here, written as a file beside the programs' files."""
 
+from collections import Counter as Tally
 from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import (
@@ -64,10 +65,13 @@ class OwnMetrics:
         )
         ProcessCollector(registry=registry)
 
-    def files(self, entries: Iterable[Entry]) -> dict[str, Entries]:
-        """Return what the `.own` files hold, by the type of metric that names them."""
+    def files(self, entries: Iterable[Entry], states: Iterable[tuple[str, str]]) -> dict[str, Entries]:
+        """Return what the `.own` files hold, by the type of metric that names them.
+
+        `states` has program and state of each target.
+        """
         files: dict[str, dict[str, tuple[float, float]]] = {"counter": {}, "gauge": {}, "histogram": {}}
-        for family in (*self._registry.collect(), *_of_entries(entries)):
+        for family in (*self._registry.collect(), *_of_entries(entries), _of_states(states)):
             content = files[family.type]
             for name, labels, value in _stored_samples(family):
                 content[metric_key(family.name, name, labels, family.documentation)] = (value, 0.0)
@@ -81,21 +85,22 @@ def _counter(registry: CollectorRegistry, name: str, text: str, *labels: str) ->
 def _of_entries(entries: Iterable[Entry]) -> Iterator[Metric]:
     enabled = Metric(f"{PREFIX}enabled_programs", "The set of enabled programs", "gauge")
     info = Metric(f"{PREFIX}program_info", "The functions loaded and their tags, as the kernel computes them.", "gauge")
-    targets = Metric(f"{PREFIX}targets", "Targets by the state they are in.", "gauge")
     tags: set[tuple[str, str, str]] = set()
-    states: dict[tuple[str, str], int] = {}
     for entry in entries:
         name = entry.slot.program
-        key = (name, str(entry.state))
-        states[key] = states.get(key, 0) + 1
         if entry.is_enabled:
             enabled.add_sample(enabled.name, {"name": name, "pid": str(entry.slot.pid)}, 1)
             tags.update((name, function, tag) for function, tag in entry.holdings.tags.items())
     for name, function, tag in sorted(tags):
         info.add_sample(info.name, {"name": name, "function": function, "tag": tag}, 1)
-    for (name, state), count in sorted(states.items()):
+    yield from (enabled, info)
+
+
+def _of_states(states: Iterable[tuple[str, str]]) -> Metric:
+    targets = Metric(f"{PREFIX}targets", "Targets by the state they are in.", "gauge")
+    for (name, state), count in sorted(Tally(states).items()):
         targets.add_sample(targets.name, {"name": name, "state": state}, count)
-    yield from (enabled, info, targets)
+    return targets
 
 
 def _stored_samples(family: Metric) -> Iterator[tuple[str, list[tuple[str, str]], float]]:

@@ -4,10 +4,11 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 
-from ebpf_userspace_exporter.supervisor.entry import Entry
 
+def status_line(states: Iterable[tuple[str, str]], *, ready: bool) -> str:
+    """Return whether the first look at the processes is through, and the number of targets by state.
 
-def status_line(entries: Iterable[Entry], *, ready: bool) -> str:
-    """Return whether the first look at the processes is through, and the number of targets by state."""
-    states = Counter(str(entry.state) for entry in entries)
-    return json.dumps({"ready": ready, "targets": dict(sorted(states.items()))})
+    `states` has program and state of each target.
+    """
+    numbers = Counter(state for _, state in states)
+    return json.dumps({"ready": ready, "targets": dict(sorted(numbers.items()))})
