@@ -1,5 +1,7 @@
 """Counts every failure to attach, and tells each kind of it once."""
 
+import re
+
 import structlog
 
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
@@ -9,6 +11,7 @@ from ebpf_userspace_exporter.worker.reasons import AttachError
 logger = structlog.get_logger()
 
 MAX_REMEMBERED = 4096
+_NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 
 
 class FailureLog:
@@ -22,7 +25,9 @@ class FailureLog:
         """Count the failure; log it, with the tool's own diagnostics, if it is new for this program."""
         program, pid = target.slot.program, target.slot.pid
         self._metrics.attach_failures.labels(program, error.reason).inc()
-        key = (target.definition, error.reason, error.diagnostics or error.message.replace(str(pid), "PID"))
+        # Numbers differ from process to process: pids, and the addresses of maps in the verifier's words.
+        words = _NUMBER.sub("N", error.diagnostics or error.message)
+        key = (target.definition, error.reason, words)
         if key in self._told:
             logger.debug("attach failed again", program=program, pid=pid, reason=str(error.reason))
             return
