@@ -34,8 +34,8 @@ class Bad:
     tries: int = 1
 
 
-# Retried after 1, 2, 4, 8 seconds: another file may be mapped by then.
-WATCHED_SECONDS, TRIES_OF_RETRIED = 5.0, 4
+# Retried after 1, 2, 4, 8, 16 seconds: another file may be mapped by then. Six is what a slow machine may come to.
+WATCHED_SECONDS, TRIES_OF_RETRIED = 5.0, 6
 BAD = {
     "no_c": Bad("compile", r"code:3:.*error: .*undeclared", code="\n\nint on_event(void *ctx) { return missing; }"),
     "no_null_check": Bad(
