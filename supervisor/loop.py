@@ -35,6 +35,7 @@ from ebpf_userspace_exporter.worker.reasons import Reason
 
 logger = structlog.get_logger()
 
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # what ends a process that does not handle it
 SHUT_DOWN_SECONDS = 4.0
 MAX_PASSES = 8  # of reconcile, before others get their turn
 MIN_PAUSE_SECONDS = 0.01
@@ -301,7 +302,8 @@ def _catch_signals() -> tuple[socket.socket, socket.socket]:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+    for number in (*STOPPING, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     return ours, theirs

@@ -3,13 +3,14 @@
 import gc
 import os
 import resource
+import signal
 
 import structlog
 
 from ebpf_userspace_exporter.config.load import Loaded
 from ebpf_userspace_exporter.config.settings import Settings
 from ebpf_userspace_exporter.supervisor.builds import Builds
-from ebpf_userspace_exporter.supervisor.loop import Foundations, Supervisor
+from ebpf_userspace_exporter.supervisor.loop import STOPPING, Foundations, Supervisor
 from ebpf_userspace_exporter.supervisor.state_dir import StateDir, StateDirError
 from ebpf_userspace_exporter.supervisor.webserver import WebUserError, web_user
 from ebpf_userspace_exporter.worker.bpf.selftest import perf_uprobes_work, uprobe_multi_works
@@ -30,6 +31,8 @@ def run(settings: Settings, loaded: Loaded) -> int:
     try:
         user = web_user(settings.web_user)
         uprobe_multi = _choose_attach_mode()
+        # From here on there is something to clean up: until the loop can see to that, a stop waits.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         state_dir = StateDir(settings.state_dir, group=user.group)
     except (StateDirError, WebUserError, CannotAttachError) as error:
         logger.error("cannot start", error=str(error))

@@ -1,5 +1,6 @@
 """What SIGTERM, SIGINT and SIGHUP do, and what is left afterwards."""
 
+import shutil
 import signal
 import tempfile
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.product.compiled import SOURCE, Target, compile_c, run_target
-from tests.product.exporter import Exporter, exporter, series, until
+from tests.product.exporter import Exporter, exporter, series, start, until
 from tests.product.faults import ATTACH_IDS, ATTACH_MODES, descendants, fresh, is_alive, processes_of
 
 pytestmark = pytest.mark.bpf
@@ -112,6 +113,21 @@ def test_a_stop_while_it_builds_leaves_nothing(target: Target) -> None:
         assert [pid for pid in children if is_alive(pid)] == []
         assert not running.state_dir.exists()
         assert (target.tell("code"), target.semaphore()) == (untouched, 0)
+
+
+def test_a_stop_while_it_starts_leaves_nothing(target: Target) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="exporter-test-"))
+    try:
+        folder.chmod(0o755)
+        running = start(folder, config(events_program()))
+        until(running.state_dir.exists, "it has begun to write files")
+
+        assert running.stop() == 0
+
+        assert not running.state_dir.exists()
+        assert processes_of(folder) == set()
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_a_state_directory_that_was_there_stays_with_what_is_not_ours(target: Target) -> None:
