@@ -238,12 +238,14 @@ class Workers:
             uprobe_multi=shared.uprobe_multi,
             inherit_values=entry.continues_files,
         )
+        # A last reader finds nobody to attach to, though an exec may have taken the links before the end.
+        is_attached = bool(holdings.links) or entry.phase is Phase.FINISHING
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         try:
             pid = children.spawn(
                 "exporter-worker",
-                lambda: process.run(assignment, theirs, entry.pidfd, holdings.maps, attached=bool(holdings.links)),
+                lambda: process.run(assignment, theirs, entry.pidfd, holdings.maps, attached=is_attached),
                 # It needs the links of a predecessor only to be the last to close them: that takes its time.
                 keep=(theirs.fileno(), entry.pidfd, *holdings.maps, *holdings.links),
             )

@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+from ebpf_userspace_exporter.worker.elf import ET_EXEC, Elf
 from tests.product.exporter import Exporter, series, until
 
 GRACE_SECONDS = 2.0
@@ -54,9 +55,8 @@ def links(pid: int) -> set[str]:
 
 
 def wait_gone(running: Exporter, pid: int) -> None:
-    """Wait until no series and no file is left of that pid."""
-    until(lambda: not series_of(running, pid), f"no series of {pid}")
-    until(lambda: not files_of(running, pid), f"no file of {pid}")
+    """Wait until no series and no file is left of that pid, scraping: what nobody has seen is kept longer."""
+    until(lambda: not series_of(running, pid) and not files_of(running, pid), f"nothing of {pid}; log:\n{running.log}")
 
 
 def only_worker(running: Exporter) -> int:
@@ -77,3 +77,18 @@ def state(running: Exporter, name: str, program: str = "gc_total") -> int:
 def is_stopped(pid: int) -> bool:
     """Whether SIGSTOP has had its effect."""
     return re.search(r"^State:\tT", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE) is not None
+
+
+def patched_probes(pid: int) -> int:
+    """Return at how many USDT locations the process's executable differs in memory from the file: breakpoints."""
+    content = Path(f"/proc/{pid}/exe").read_bytes()
+    elf = Elf(content)
+    first = Path(f"/proc/{pid}/maps").read_text().split("-")[0]
+    bias = 0 if elf.kind == ET_EXEC else int(first, 16) - elf.address_of(0)
+    patched = 0
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for note in elf.sdt_notes():
+            memory.seek(bias + note.location)
+            offset = elf.file_offset(note.location)
+            patched += memory.read(1) != content[offset : offset + 1]
+    return patched

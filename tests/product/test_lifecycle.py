@@ -1,6 +1,7 @@
 """Targets come, execute other programs, rename themselves and go; the exporter follows, and its numbers stay exact."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from tests.product.lifecycle import (
     wait_attachments,
     wait_gone,
 )
-from tests.product.programs import gc_config
+from tests.product.programs import PYTHON, gc_config
 
 pytestmark = pytest.mark.bpf
 
@@ -140,6 +141,25 @@ def test_a_program_that_executes_another_one_is_let_go_after_the_grace(running: 
         assert counted(running, target.pid) == 21
         wait_gone(running, target.pid)
         assert not links(running.process.pid)
+
+
+def test_what_was_counted_before_an_exec_is_exact_though_the_program_exits_during_the_next_build(
+    running: Exporter, tmp_path: Path
+) -> None:
+    """The links are gone by then, and so is the process: there is nothing left but the maps."""
+    other_binary = tmp_path / NAME
+    shutil.copy(PYTHON, other_binary)
+    with commanded(NAME) as target:
+        running.wait_attached("gc_total", target.pid)
+        target.do("collect", 33)
+        target.execute(argv=[str(other_binary), str(PROGRAM)])
+        until(lambda: running.children("exporter-build"), "the other binary is built for")
+        target.exit_after(0)
+
+        until(lambda: not is_enabled(running, target.pid), "its exit is seen")
+        assert (counted(running, target.pid) or 0) >= 33
+        assert "last values lost" not in running.log
+        wait_gone(running, target.pid)
 
 
 def leave_worker(running: Exporter, worker: int) -> None:
