@@ -4,6 +4,8 @@ import gc
 import os
 import resource
 import signal
+import tempfile
+from pathlib import Path
 
 import structlog
 
@@ -15,6 +17,8 @@ from ebpf_userspace_exporter.supervisor.state_dir import StateDir, StateDirError
 from ebpf_userspace_exporter.supervisor.webserver import WebUserError, web_user
 from ebpf_userspace_exporter.worker.bpf.selftest import perf_uprobes_work, uprobe_multi_works
 from ebpf_userspace_exporter.worker.build.headers import HeadersError, find_headers
+from ebpf_userspace_exporter.worker.reasons import AttachError
+from ebpf_userspace_exporter.worker.rehearsal import rehearse
 
 logger = structlog.get_logger()
 
@@ -49,11 +53,22 @@ def run(settings: Settings, loaded: Loaded) -> int:
     foundations = Foundations(
         settings, loaded, state_dir, user, builds, uprobe_multi=uprobe_multi, trusted=os.geteuid() == 0
     )
+    _rehearse(loaded, state_dir)
     # What exists now lives as long as we do: out of the collector's sight it stays unwritten, hence shared, in every
     # worker's memory.
     gc.collect()
     gc.freeze()
     return Supervisor(foundations).run()
+
+
+def _rehearse(loaded: Loaded, state_dir: StateDir) -> None:
+    """Save every worker memory; where that fails, its own maps will fail too and say so."""
+    for program in loaded.config.programs:
+        try:
+            with tempfile.TemporaryDirectory(dir=state_dir.scratch("build")) as folder:
+                rehearse(program, Path(folder))
+        except (OSError, AttachError) as error:
+            logger.debug("not rehearsed", program=program.name, error=str(error))
 
 
 def _choose_attach_mode() -> bool:

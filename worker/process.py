@@ -115,9 +115,10 @@ def _serve(assignment: Assignment, channel: socket.socket, maps: Sequence[int]) 
             Collected(sequence, report.publish, report.decode_errors, report.dropped, report.messages, final=final),
         )
 
-    collect(0, final=False)
-    while request := channel.recv(64):
-        if request == FINISH:
-            collect(0, final=True)
-        else:
-            collect(int(request.split()[1]), final=False)
+    with contextlib.closing(collector):
+        collect(0, final=False)
+        while request := channel.recv(64):
+            if request == FINISH:
+                collect(0, final=True)
+            else:
+                collect(int(request.split()[1]), final=False)

@@ -1,0 +1,54 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from ebpf_userspace_exporter.config.model import (
+    Attachment,
+    BucketType,
+    Counter,
+    Decoder,
+    Histogram,
+    Label,
+    Metrics,
+    Program,
+)
+from ebpf_userspace_exporter.worker.metric_file import read_metric_file
+from ebpf_userspace_exporter.worker.rehearsal import rehearse
+
+pytestmark = pytest.mark.bpf
+
+UINT = Decoder(name="uint")
+
+
+def test_rehearsal_writes_what_a_worker_would_and_keeps_no_descriptor_open(tmp_path: Path) -> None:
+    program = Program(
+        name="rehearsed",
+        metrics=Metrics(
+            counters=(
+                Counter(name="calls", table="calls", labels=(Label(name="kind", size=4, padding=4, decoders=(UINT,)),)),
+                Counter(name="unlabelled", table="unlabelled"),
+            ),
+            histograms=(
+                Histogram(
+                    name="sizes",
+                    table="sizes",
+                    bucket_type=BucketType.EXP2,
+                    bucket_max=2,
+                    labels=(Label(name="bucket", size=8, decoders=(UINT,)),),
+                ),
+            ),
+        ),
+        attachment=Attachment(binary_name="any"),
+        code="",
+    )
+    descriptors = set(os.listdir("/proc/self/fd"))
+
+    rehearse(program, tmp_path)
+
+    assert set(os.listdir("/proc/self/fd")) <= descriptors
+    written = {kind: file for file in tmp_path.iterdir() for kind in [file.name.partition("_")[0]]}
+    counters = [value for value, _ in read_metric_file(written["counter"]).values()]
+    histogram = [value for value, _ in read_metric_file(written["histogram"]).values()]
+    assert counters == [1.0, 1.0]
+    assert sum(histogram) == 1.0
