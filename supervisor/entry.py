@@ -39,8 +39,9 @@ class Worker:
     started: float
     asked_at: float | None = None
     answered: int = 0  # sequence number of the last request answered
-    failed: bool = False  # it has said why, and exits
     killed_for: Reason | None = None
+    is_replaced: bool = False  # killed, as its target has executed something: its links are not the new one's
+    is_reaped: bool = False  # its number may be another process's by now
 
 
 @dataclass(slots=True)

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import resource
 import signal
 import tempfile
 from pathlib import Path
@@ -12,6 +11,7 @@ import structlog
 from ebpf_userspace_exporter.config.load import Loaded
 from ebpf_userspace_exporter.config.settings import Settings
 from ebpf_userspace_exporter.supervisor.builds import Builds
+from ebpf_userspace_exporter.supervisor.descriptors import raise_limit
 from ebpf_userspace_exporter.supervisor.loop import STOPPING, Foundations, Supervisor
 from ebpf_userspace_exporter.supervisor.state_dir import StateDir, StateDirError
 from ebpf_userspace_exporter.supervisor.webserver import WebUserError, web_user
@@ -31,7 +31,7 @@ class CannotAttachError(Exception):
 
 def run(settings: Settings, loaded: Loaded) -> int:
     """Run the exporter until it is told to stop; return the exit code of the process."""
-    _raise_descriptor_limit()
+    raise_limit()
     try:
         user = web_user(settings.web_user)
         uprobe_multi = _choose_attach_mode()
@@ -82,9 +82,3 @@ def _choose_attach_mode() -> bool:
     if not perf.works:
         raise CannotAttachError(f"probes cannot be attached here: {perf.detail}")
     return False
-
-
-def _raise_descriptor_limit() -> None:
-    """Take as many descriptors as are allowed: each target needs one a map, one a link and two more."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

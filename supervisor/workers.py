@@ -1,10 +1,12 @@
 """Does what `reconcile` decides: forks workers, listens to them, holds their maps and links, ends them."""
 
 import errno
+import itertools
 import os
+import select
 import selectors
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import assert_never
@@ -13,6 +15,7 @@ import structlog
 
 from ebpf_userspace_exporter.supervisor import children
 from ebpf_userspace_exporter.supervisor.builds import Builds
+from ebpf_userspace_exporter.supervisor.descriptors import few_left
 from ebpf_userspace_exporter.supervisor.entry import (
     FINISH_SECONDS,
     HANG_SECONDS,
@@ -43,6 +46,7 @@ from ebpf_userspace_exporter.worker.messages import (
     receive,
 )
 from ebpf_userspace_exporter.worker.reasons import PERMANENT, AttachError, Reason
+from ebpf_userspace_exporter.worker.target_files import TargetGone
 
 logger = structlog.get_logger()
 
@@ -85,6 +89,8 @@ class Workers:
         self._failures = FailureLog(metrics)
         self._by_pid: dict[int, Entry] = {}
         self._departing: dict[int, _Departing] = {}
+        # Of all slots together: in one slot the worker of a target that was given up may still write.
+        self._generations = itertools.count(1)
 
     def perform(self, action: Action, definitions: Mapping[str, Definition], now: float) -> None:
         """Do one thing that reconcile has decided."""
@@ -100,7 +106,7 @@ class Workers:
             case Kill(slot, reason):
                 self._kill(self.entries[slot], reason, now)
             case Ping(slot):
-                self.ask(self.entries[slot], 0, now)
+                self._ping(self.entries[slot], now)
             case Drop(slot, keep_files):
                 self._drop(self.entries[slot], now, keep_files=keep_files)
             case _:
@@ -122,19 +128,22 @@ class Workers:
         """Go on without a worker, or finish with one that was leaving; False if that child was neither."""
         departed = self._departing.pop(pid, None)
         if departed is not None:
-            slot = departed.slot
-            file_names.remove_unpublished(self._surroundings.state_dir.descriptor, *_name(slot), departed.generation)
+            self._remove_unpublished(departed.slot, departed.generation)
             return True
         entry = self._by_pid.pop(pid, None)
         if entry is None:
             return False
         self.has_changed = True
-        self._on_message(entry, now)
         worker = entry.worker
         if worker is None or worker.pid != pid:
+            return True  # a child that closed what was worth nothing, while the entry went on
+        worker.is_reaped = True
+        self._on_message(entry, now)
+        self._remove_unpublished(entry.slot, entry.generation)
+        if entry.worker is not worker:
             return True  # its last message has ended the entry's need of it
         self._hang_up(worker)
-        entry.worker = None
+        entry.worker = self._close_partial_links(entry, now)
         self._after_worker(entry, worker, exit_code, now)
         return True
 
@@ -176,19 +185,16 @@ class Workers:
     def _adopt(self, target: Target, definition: Definition, now: float) -> None:
         name, pid = _name(target.slot)
         try:
-            pidfd = os.pidfd_open(pid)
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                refusal = AttachError(Reason.DESCRIPTORS, "no descriptor left for another target: raise LimitNOFILE")
-                self._failures.note(target, refusal)
-            else:
-                self._metrics.targets_missed.labels(name).inc()
+            pidfd = _open_pidfd(pid)
+        except AttachError as error:
+            self._failures.note(target, error)
             self._remove_files(target.slot)
             return
         # Only now is it certain that the number is not somebody else's.
-        seen = read_process(pid)
-        if seen is None or seen.start_ticks != target.start_ticks:
-            os.close(pidfd)
+        seen = None if pidfd is None else read_process(pid)
+        if pidfd is None or seen is None or seen.is_dead or seen.start_ticks != target.start_ticks:
+            if pidfd is not None:
+                os.close(pidfd)
             self._metrics.targets_missed.labels(name).inc()
             self._remove_files(target.slot)
             return
@@ -205,6 +211,8 @@ class Workers:
             self._fork_worker(entry, now)
         except AttachError as error:
             self._fail(entry, error, now)
+        except TargetGone as error:
+            self._fail(entry, AttachError(Reason.TARGET_CHANGED, str(error)), now)
         except OSError as error:
             self._fail(entry, _no_worker(error), now)
 
@@ -227,7 +235,7 @@ class Workers:
         holdings, shared = entry.holdings, self._surroundings
         image = holdings.image
         assert image is not None, "a worker is started with an image"  # noqa: S101 - for the type checker
-        entry.generation += 1
+        entry.generation = next(self._generations)
         assignment = process.Assignment(
             program=entry.program,
             pid=entry.slot.pid,
@@ -266,14 +274,16 @@ class Workers:
         entry.target, entry.discovered = target, now
         entry.phase, entry.deadline, entry.retry_at = Phase.WAITING, now + LEAVE_SECONDS, now
         entry.attempts, entry.reason, entry.message = 0, None, ""
-        if entry.worker is None and entry.holdings.links:
-            entry.worker = self._fork_closer(entry, now)
+        entry.worker = worker = self._last_to_close(entry, now)
         _close(entry.holdings.links)
         _close(entry.holdings.partial_links)
-        if entry.worker is not None:
-            children.kill(entry.worker.pid)
+        if worker is not None:
+            worker.is_replaced = True
+            self._by_pid[worker.pid] = entry
+            children.kill(worker.pid)
 
     def _finish(self, entry: Entry, now: float) -> None:
+        self._on_message(entry, now)  # it may have attached just now
         holdings = entry.holdings
         if not holdings.maps or not (holdings.links or entry.continues_files):
             if entry.attached_at is None and entry.phase is not Phase.FAILED:
@@ -308,6 +318,10 @@ class Workers:
         entry.deadline = now + HANG_SECONDS
         children.kill(worker.pid)
 
+    def _ping(self, entry: Entry, now: float) -> None:
+        if not self.ask(entry, 0, now):
+            entry.deadline = now + HANG_SECONDS  # it is about to exit; if it does not, it is asked again
+
     def _drop(self, entry: Entry, now: float, *, keep_files: bool) -> None:
         self._let_go(entry, now)
         self._builds.forget(entry.target)
@@ -317,7 +331,19 @@ class Workers:
         self.has_changed = True
 
     def _remove_files(self, slot: Slot) -> None:
-        file_names.remove(self._surroundings.state_dir.descriptor, *_name(slot))
+        self._change_files(slot, lambda folder: file_names.remove(folder, *_name(slot)))
+
+    def _remove_unpublished(self, slot: Slot, generation: int) -> None:
+        self._change_files(slot, lambda folder: file_names.remove_unpublished(folder, *_name(slot), generation))
+
+    def _change_files(self, slot: Slot, change: Callable[[int], object]) -> None:
+        """Do something in the state directory; what somebody has put there costs this slot's files, not the loop."""
+        try:
+            change(self._surroundings.state_dir.descriptor)
+        except OSError as error:
+            logger.error(
+                "metric files neither published nor removed", program=slot.program, pid=slot.pid, error=str(error)
+            )
 
     # Events
 
@@ -331,18 +357,18 @@ class Workers:
         worker = entry.worker
         while worker is not None and worker.channel is not None and entry.worker is worker:
             try:
-                received = receive(worker.channel)
+                received = _receive(worker.channel)
             except BlockingIOError:
                 return
             except MessageError as error:
-                worker.failed = True
-                self._fail(entry, AttachError(Reason.DESCRIPTORS, str(error)), now)
-                children.kill(worker.pid)
-                return
+                self._fail(entry, AttachError(error.reason, str(error)), now)
+                received = None
             except OSError:
                 received = None
             if received is None:
                 self._hang_up(worker)
+                if not worker.is_reaped:
+                    children.kill(worker.pid)  # whatever keeps it: it can say nothing any more
                 return
             self._take(entry, worker, *received, now)
 
@@ -359,13 +385,13 @@ class Workers:
                 entry.holdings.maps = list(descriptors)
             case Linked(tags, more):
                 entry.holdings.partial_links.extend(descriptors)
-                if not more:
+                if not more and not worker.is_replaced:
                     self._on_linked(entry, tags, now)
             case Collected():
                 self._on_collected(entry, worker, message, now)
             case Failed(reason, text, diagnostics):
-                worker.failed = True
-                self._fail(entry, AttachError(reason, text, diagnostics), now)
+                if not worker.is_replaced:
+                    self._fail(entry, AttachError(reason, text, diagnostics), now)
             case _:
                 assert_never(message)
 
@@ -385,7 +411,9 @@ class Workers:
         for text in message.warnings:
             logger.warning("rows left out", program=name, pid=pid, reason=text)
         if message.publish:
-            file_names.publish(self._surroundings.state_dir.descriptor, entry.program, pid, entry.generation)
+            self._change_files(
+                entry.slot, lambda folder: file_names.publish(folder, entry.program, pid, entry.generation)
+            )
             entry.continues_files = True
         if entry.phase is Phase.STARTING:
             entry.phase, entry.reason, entry.message = Phase.RUNNING, None, ""
@@ -400,7 +428,6 @@ class Workers:
     def _after_worker(self, entry: Entry, worker: Worker, exit_code: int, now: float) -> None:
         """Decide what the death of a worker means in the phase in which it died."""
         died = worker.killed_for or Reason.WORKER_DIED
-        _close(entry.holdings.partial_links)
         name, pid = _name(entry.slot)
         match entry.phase:
             case Phase.STARTING:
@@ -424,11 +451,8 @@ class Workers:
                         "last values lost", program=entry.slot.program, pid=entry.slot.pid, exit_code=exit_code
                     )
                     self._end(entry, now)
-            case Phase.WAITING:
-                if not worker.failed:  # killed, to be linked anew; whoever failed has its time to try again set
-                    entry.retry_at = now
-            case Phase.EXITED | Phase.FAILED:
-                pass
+            case Phase.WAITING | Phase.EXITED | Phase.FAILED:
+                pass  # who is to try again has its time for that
             case _:
                 assert_never(entry.phase)
 
@@ -461,34 +485,56 @@ class Workers:
     # Letting go
 
     def _let_go(self, entry: Entry, now: float) -> None:
-        """Close what is held for the entry, in such an order that the last to close a link is a child.
-
-        That takes up to a tenth of a second a probe (the kernel waits for an RCU grace period), which the
-        supervisor has not.
-        """
+        """Close what is held for the entry, its links in a child."""
         self._unwatch(entry)
-        worker = entry.worker
-        if worker is None and entry.holdings.links:
-            worker = self._fork_closer(entry, now)
-        if worker is not None:
-            self._by_pid.pop(worker.pid, None)
-            self._departing[worker.pid] = _Departing(entry.slot, entry.generation, now + LEAVE_SECONDS)
+        last = self._last_to_close(entry, now)
         _close(entry.holdings.links)
         _close(entry.holdings.partial_links)
         _close(entry.holdings.maps)
         entry.holdings = Holdings()
         entry.worker = None
-        if worker is not None:
-            self._hang_up(worker)
+        if last is not None:
+            self._depart(entry, last, now)
         if entry.pidfd >= 0:
             os.close(entry.pidfd)
             entry.pidfd = -1
 
-    def _fork_closer(self, entry: Entry, now: float) -> Worker:
-        links = tuple(entry.holdings.links)
-        pid = children.spawn("exporter-closer", lambda: None, keep=links)
-        self._by_pid[pid] = entry
+    def _last_to_close(self, entry: Entry, now: float) -> Worker | None:
+        """Return the child that is to close the entry's links after we did; its worker, if there are none.
+
+        Closing takes up to a tenth of a second a probe (the kernel waits for an RCU grace period), which the
+        supervisor has not. A worker that is exiting may have closed its own links already.
+        """
+        worker, links = entry.worker, (*entry.holdings.links, *entry.holdings.partial_links)
+        if not links or (worker is not None and not _is_leaving(worker)):
+            return worker
+        if worker is not None:
+            self._depart(entry, worker, now)
+        return self._fork_closer(links, now)
+
+    def _close_partial_links(self, entry: Entry, now: float) -> Worker | None:
+        """Close links that are worth nothing; return the child to wait for, or events would be counted twice."""
+        partial_links = entry.holdings.partial_links
+        closer = self._fork_closer(partial_links, now) if partial_links else None
+        _close(partial_links)
+        if closer is not None:
+            self._by_pid[closer.pid] = entry
+        return closer
+
+    def _fork_closer(self, links: Iterable[int], now: float) -> Worker | None:
+        try:
+            pid = children.spawn("exporter-closer", lambda: None, keep=tuple(links))
+        except OSError as error:
+            logger.warning("no child could be forked to detach: everything waits for it", error=str(error))
+            return None
         return Worker(pid, None, now)
+
+    def _depart(self, entry: Entry, worker: Worker, now: float) -> None:
+        """Have a child leave in its own time; nobody listens to it any more."""
+        self._hang_up(worker)
+        if not worker.is_reaped:
+            self._by_pid.pop(worker.pid, None)
+            self._departing[worker.pid] = _Departing(entry.slot, entry.generation, now + LEAVE_SECONDS)
 
     def _hang_up(self, worker: Worker) -> None:
         if worker.channel is not None:
@@ -519,6 +565,39 @@ def _end_series(entry: Entry) -> None:
     _close(entry.holdings.maps)
     entry.holdings = Holdings()
     entry.continues_files = False
+
+
+def _is_leaving(worker: Worker) -> bool:
+    """Whether its process has exited, or is about to: then its end of the channel is closed."""
+    if worker.is_reaped or worker.channel is None:
+        return True
+    poll = select.poll()
+    poll.register(worker.channel, 0)
+    return bool(poll.poll(0))
+
+
+def _receive(channel: socket.socket) -> tuple[Message, list[int]] | None:
+    """Return what `receive` does; MessageError also for descriptors that would be the last to be had."""
+    received = receive(channel)
+    if received is not None and any(few_left(descriptor) for descriptor in received[1]):
+        _close(received[1])
+        raise MessageError("too few descriptors left for its maps and links: raise LimitNOFILE", Reason.DESCRIPTORS)
+    return received
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """Return a pidfd, None if there is no such process; AttachError where it would be one of the last descriptors."""
+    refusal = AttachError(Reason.DESCRIPTORS, "no descriptor left for another target: raise LimitNOFILE")
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise refusal from error
+        return None
+    if few_left(pidfd):
+        os.close(pidfd)
+        raise refusal
+    return pidfd
 
 
 def _close(descriptors: list[int]) -> None:

@@ -63,7 +63,11 @@ _ADAPTER: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discrimina
 
 
 class MessageError(Exception):
-    """A packet that is no message, or whose descriptors did not all arrive."""
+    """A packet that is no message, or whose descriptors did not all arrive; `reason` is why its worker is worthless."""
+
+    def __init__(self, text: str, reason: Reason) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 def send(channel: socket.socket, message: Message, descriptors: Sequence[int] = ()) -> None:
@@ -89,7 +93,8 @@ def receive(channel: socket.socket) -> tuple[Message, list[int]] | None:
         return None
     if flags & socket.MSG_CTRUNC:
         # The kernel could not install them all: RLIMIT_NOFILE.
-        raise _closed(descriptors, "descriptors were lost on the way: the limit of open files is reached")
+        words = "descriptors were lost on the way: the limit of open files is reached"
+        raise _closed(descriptors, words, Reason.DESCRIPTORS)
     if flags & socket.MSG_TRUNC:
         raise _closed(descriptors, f"message of more than {MAX_MESSAGE_BYTES} bytes")
     try:
@@ -98,7 +103,7 @@ def receive(channel: socket.socket) -> tuple[Message, list[int]] | None:
         raise _closed(descriptors, f"not a message: {error.errors(include_url=False)[0]['msg']}") from error
 
 
-def _closed(descriptors: Sequence[int], text: str) -> MessageError:
+def _closed(descriptors: Sequence[int], text: str, reason: Reason = Reason.WORKER_DIED) -> MessageError:
     for descriptor in descriptors:
         os.close(descriptor)
-    return MessageError(text)
+    return MessageError(text, reason)
