@@ -21,6 +21,11 @@ def wait_attachments(running: Exporter, pid: int, number: int) -> None:
     until(lambda: attachments(running, pid) >= number, f"attached {number} times to {pid}; log:\n{running.log}")
 
 
+def wait_detached(running: Exporter, pid: int) -> None:
+    """Wait until the program is let go for that pid: its last values are in, and nothing counts any more."""
+    until(lambda: f"msg=detached program=gc_total pid={pid} " in running.log, f"detached; log:\n{running.log}")
+
+
 def counted(running: Exporter, pid: int) -> int | None:
     """Return how many collections of the youngest generation a scrape shows for that pid; None without a series."""
     value = running.value("gc_total", gen=0, pid=pid)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.product.commanded import PROGRAM, Commanded, launched, named_python
 from tests.product.exporter import Exporter, Samples, exporter, series, until
-from tests.product.lifecycle import counted, is_enabled, wait_gone
+from tests.product.lifecycle import counted, is_enabled, wait_detached, wait_gone
 from tests.product.programs import gc_config
 
 pytestmark = pytest.mark.bpf
@@ -94,7 +94,7 @@ def test_a_reused_pid_that_cannot_be_attached_ends_the_old_series_all_the_same(t
             running.wait_attached("gc_total", NUMBER)
             old.do("collect", 10)
             old.exit_after(0)
-        until(lambda: not is_enabled(running, NUMBER), "the old one's exit is seen")
+        wait_detached(running, NUMBER)
         assert counted(running, NUMBER) == 10
         with place.commanded("python3", number=NUMBER) as new:
             script = tmp_path / NAME
