@@ -1,8 +1,9 @@
 """Images: one build per program and binary, a few at a time, each in a child that lives seconds."""
 
+import contextlib
 import os
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -28,6 +29,7 @@ logger = structlog.get_logger()
 BUILD_SECONDS = 60.0
 MAX_BUILDERS = 2
 MAX_REMEMBERED = 256
+MAX_IMAGES = 8  # of one key: for so many sets of libraries under one executable
 SHARED_FAILURE_SECONDS = 5.0  # how long a failure that may pass is taken to hold for other processes of the binary
 
 
@@ -47,6 +49,7 @@ class _Build:
     diagnostics_fd: int
     deadline: float
     timed_out: bool = False
+    is_awaited: bool = True  # by its target, which alone may be given what concerns it alone
 
 
 @dataclass(slots=True)
@@ -59,7 +62,14 @@ class _Known:
 class Builds:
     """The images there are, and the builders at work."""
 
-    def __init__(self, scratch: Path, kernel_headers: Path | None) -> None:
+    def __init__(
+        self,
+        scratch: Path,
+        kernel_headers: Path | None,
+        run_builder: Callable[[BuildRequest, int, int], None] = run_builder,
+    ) -> None:
+        """Build in `scratch`; `run_builder` runs in the builder, given descriptors for its result and its words."""
+        self._run_builder = run_builder
         self._scratch = scratch
         self._kernel_headers = kernel_headers
         self._known: OrderedDict[BuildKey, _Known] = OrderedDict()
@@ -82,7 +92,7 @@ class Builds:
         if known is not None:
             self._known.move_to_end(key)
             if known.failure is not None and now < known.failure_until:
-                raise known.failure
+                raise _renewed(known.failure)
             for image in known.images:
                 if fits(image.files, target.slot.pid):
                     return image
@@ -107,26 +117,30 @@ class Builds:
         diagnostics = _read_all(build.diagnostics_fd, MAX_DIAGNOSTICS_BYTES)
         os.close(build.result_fd)
         os.close(build.diagnostics_fd)
+        answer: Image | AttachError
         try:
             if build.timed_out:
                 text = diagnostics.decode(errors="replace")
                 raise AttachError(Reason.BUILDER_TIMEOUT, f"no image after {BUILD_SECONDS:.0f} s", text)
             image = read_result(result, diagnostics, exit_code)
         except TargetGone as error:
-            self._answers[build.target] = AttachError(Reason.TARGET_CHANGED, str(error))
-            return True
+            answer = AttachError(Reason.TARGET_CHANGED, str(error))
         except AttachError as error:
-            if error.reason is Reason.TARGET_CHANGED:
-                self._answers[build.target] = error
-            else:
+            if error.reason is not Reason.TARGET_CHANGED:
                 until = inf if error.reason in PERMANENT else now + SHARED_FAILURE_SECONDS
                 self._remember_failure(build.key, error, until)
-            return True
-        logger.info("built", program=build.target.slot.program, pid=build.target.slot.pid, files=_paths(image))
-        if image.process_bound:
-            self._answers[build.target] = image
+                return True
+            answer = _renewed(error)
         else:
-            self._remember(build.key).images.append(image)
+            logger.info("built", program=build.target.slot.program, pid=build.target.slot.pid, files=_paths(image))
+            if not image.process_bound:
+                images = self._remember(build.key).images
+                images.append(image)
+                del images[:-MAX_IMAGES]
+                return True
+            answer = image
+        if build.is_awaited:
+            self._answers[build.target] = answer
         return True
 
     def kill_late(self, now: float) -> None:
@@ -151,6 +165,8 @@ class Builds:
     def forget(self, target: Target) -> None:
         """Drop an answer that nobody will ask for any more."""
         self._answers.pop(target, None)
+        for build in self._running.values():
+            build.is_awaited &= build.target != target
 
     def kill_all(self) -> None:
         """Kill every builder."""
@@ -163,19 +179,23 @@ class Builds:
         return not self._running
 
     def _start(self, key: BuildKey, target: Target, program: Program, now: float) -> None:
-        result_fd = os.memfd_create("image")
-        diagnostics_fd = os.memfd_create("diagnostics")
         request = BuildRequest(program, target.slot.pid, self._kernel_headers, self._scratch)
-        pid = children.spawn(
-            "exporter-build",
-            lambda: run_builder(request, result_fd, diagnostics_fd),
-            keep=(result_fd, diagnostics_fd),
-        )
+        with contextlib.ExitStack() as undo:
+            result_fd = os.memfd_create("image")
+            undo.callback(os.close, result_fd)
+            diagnostics_fd = os.memfd_create("diagnostics")
+            undo.callback(os.close, diagnostics_fd)
+            pid = children.spawn(
+                "exporter-build",
+                lambda: self._run_builder(request, result_fd, diagnostics_fd),
+                keep=(result_fd, diagnostics_fd),
+            )
+            undo.pop_all()
         self._running[pid] = _Build(key, target, result_fd, diagnostics_fd, now + BUILD_SECONDS)
 
     def _remember_failure(self, key: BuildKey, error: AttachError, until: float) -> None:
         known = self._remember(key)
-        known.failure, known.failure_until = error, until
+        known.failure, known.failure_until = _renewed(error), until
 
     def _remember(self, key: BuildKey) -> _Known:
         known = self._known.setdefault(key, _Known())
@@ -183,6 +203,11 @@ class Builds:
         if len(self._known) > MAX_REMEMBERED:
             self._known.popitem(last=False)
         return known
+
+
+def _renewed(error: AttachError) -> AttachError:
+    """Return the error as if it had never been raised: each raise adds to its traceback, which holds frames."""
+    return AttachError(error.reason, error.message, error.diagnostics)
 
 
 def _executable(pid: int) -> FileIdentity:
