@@ -1,5 +1,6 @@
 """Targets come, execute other programs, rename themselves and go; the exporter follows, and its numbers stay exact."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import pytest
 
 from tests.product.commanded import PROGRAM, commanded, launched, named_python
 from tests.product.exporter import Exporter, exporter, start, until
+from tests.product.faults import descriptors_at_rest
 from tests.product.lifecycle import (
     GRACE_SECONDS,
     QUICK,
@@ -41,7 +43,20 @@ Record = Callable[[str, object], None]
 @pytest.fixture(scope="module")
 def running() -> Iterator[Exporter]:
     """An exporter that has built its image, and is unharmed in the end."""
-    with exporter(gc_config(binary_name=NAME), *QUICK) as running:
+    with built_exporter() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def running_by_perf_events() -> Iterator[Exporter]:
+    """The same, without UPROBE_MULTI."""
+    with built_exporter(USERSPACE_EXPORTER_ATTACH="perf") as running:
+        yield running
+
+
+@contextlib.contextmanager
+def built_exporter(**environment: str) -> Iterator[Exporter]:
+    with exporter(gc_config(binary_name=NAME), *QUICK, environment=environment) as running:
         with commanded(NAME) as target:
             running.wait_attached("gc_total", target.pid)
         wait_gone(running, target.pid)
@@ -109,27 +124,28 @@ def test_a_wrapper_script_that_executes_the_program_in_the_end_is_attached(
             assert counted(running, target.pid) == 7
 
 
+@pytest.mark.parametrize("how", ["running", "running_by_perf_events"], ids=["uprobe_multi", "perf_event"])
 @pytest.mark.parametrize("command", ["execute", "execute_in_thread"])
 def test_a_program_that_executes_itself_again_counts_on_and_nothing_twice(
-    running: Exporter, command: str, record_property: Record
+    command: str, how: str, request: pytest.FixtureRequest, record_property: Record
 ) -> None:
+    running: Exporter = request.getfixturevalue(how)
     with commanded(NAME) as target:
         running.wait_attached("gc_total", target.pid)
-        old_links = links(running.process.pid)
+        old_links, old_descriptors = links(running.process.pid), descriptors_at_rest(running.process.pid)
         target.do("collect", 50)
         begin = time.monotonic()
         own_count = target.execute(command)
         wait_attachments(running, target.pid, 2)
         record_property("seconds_to_attach", round(time.monotonic() - begin, 3))
-        new_links = links(running.process.pid)
         before = counted(running, target.pid)
         target.do("collect", 9)
 
         assert before is not None
         assert 50 <= before <= 50 + own_count  # what it collects before it takes commands may or may not be seen
         assert counted(running, target.pid) == before + 9
-        assert len(new_links) == len(old_links) == 1
-        assert not new_links & old_links
+        assert not links(running.process.pid) & old_links
+        assert descriptors_at_rest(running.process.pid) == old_descriptors
 
 
 def test_a_program_that_executes_another_one_is_let_go_after_the_grace(running: Exporter) -> None:
