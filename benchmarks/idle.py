@@ -1,7 +1,8 @@
 """What does the exporter cost while nobody scrapes?
 
 51 targets are attached and left alone; so is the exporter. Its scan of the process table costs the more, the more
-processes the machine has, which is why their number is printed.
+processes the machine has, which is why their number is printed. Workers sleep, but for one question a minute, by which
+the supervisor finds those that hang.
 """
 
 import os
