@@ -72,3 +72,10 @@ def suggestion(word: str, choices: Iterable[str]) -> str:
     """Return the end of a message about an unknown word, which is empty where nothing looks like it."""
     meant = did_you_mean(word, choices)
     return "" if meant is None else f"; did you mean {quote(meant)}?"
+
+
+def suggestion_or_list(word: str, choices: Iterable[str]) -> str:
+    """Return the end of a message about an unknown word; where nothing looks like it, everything that is allowed."""
+    known = list(choices)
+    allowed = f"; expected {'one of ' if len(known) > 1 else ''}{', '.join(known)}" if known else ""
+    return suggestion(word, known) or allowed

@@ -3,7 +3,7 @@
 import re2
 
 from ebpf_userspace_exporter.config.decoders import DECODER_SIZES
-from ebpf_userspace_exporter.config.errors import KeyPath, quote, suggestion
+from ebpf_userspace_exporter.config.errors import KeyPath, quote, suggestion_or_list
 from ebpf_userspace_exporter.config.findings import Findings
 from ebpf_userspace_exporter.config.model import MAX_KEY_BYTES, Decoder, Label
 from ebpf_userspace_exporter.config.names import LABEL_NAME
@@ -51,8 +51,8 @@ def _check_decoders(label: Label, path: KeyPath, findings: Findings) -> None:
     for index, decoder in enumerate(label.decoders):
         decoder_path = (*path, "decoders", index)
         if decoder.name not in DECODER_SIZES:
-            message = f"no decoder {quote(decoder.name)}"
-            findings.problem((*decoder_path, "name"), message + _meant(decoder.name))
+            message = f"no decoder {quote(decoder.name)}{suggestion_or_list(decoder.name, DECODER_SIZES)}"
+            findings.problem((*decoder_path, "name"), message)
             continue
         _check_options(decoder, decoder_path, findings)
         sizes = DECODER_SIZES[decoder.name]
@@ -98,11 +98,6 @@ def _check_pattern(pattern: str, path: KeyPath, findings: Findings) -> None:
     except re2.error as error:
         reason = error.args[0].decode(errors="replace") if error.args else "unknown"
         findings.problem(path, f"no regular expression (RE2): {quote(reason)}")
-
-
-def _meant(name: str) -> str:
-    meant = suggestion(name, DECODER_SIZES)
-    return meant or f"; expected one of {', '.join(DECODER_SIZES)}"
 
 
 def _alternatives(sizes: list[int]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, cast, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ebpf_userspace_exporter.config.errors import KeyPath, did_you_mean, quote, suggestion
+from ebpf_userspace_exporter.config.errors import KeyPath, did_you_mean, quote, suggestion, suggestion_or_list
 from ebpf_userspace_exporter.config.model import Config
 from ebpf_userspace_exporter.config.nodes import Value
 
@@ -101,7 +101,7 @@ def _translate(value: Value, details: list[ErrorDetails]) -> tuple[list[tuple[Ke
             word = did_you_mean(str(path[-1]), fields)
             if word is not None:
                 meant.add((*path[:-1], word))
-            problems.append((path, f"unknown key{suggestion(str(path[-1]), fields)}"))
+            problems.append((path, f"unknown key{suggestion_or_list(str(path[-1]), fields)}"))
             broken.append(path)
     for detail in details:
         path = detail["loc"]

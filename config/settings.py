@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ebpf_userspace_exporter.config.address import ListenAddress
-from ebpf_userspace_exporter.config.errors import ConfigError, Problem, quote, suggestion
+from ebpf_userspace_exporter.config.errors import ConfigError, Problem, quote, suggestion_or_list
 from ebpf_userspace_exporter.config.files import read_text
 from ebpf_userspace_exporter.config.nodes import parse
 from ebpf_userspace_exporter.config.setting_parsers import SETTINGS, LogFormat, LogLevel
@@ -111,7 +111,7 @@ def _read_file(file: Path, *, trusted: bool) -> tuple[dict[str, _Given], list[Pr
         return {}, [*problems, document.problem((), 'expected a mapping such as "listen-address: :8080"')]
     for name, value in content.items():
         if name not in SETTINGS:
-            problems.append(document.problem((name,), f"unknown setting{suggestion(name, SETTINGS)}"))
+            problems.append(document.problem((name,), f"unknown setting{suggestion_or_list(name, SETTINGS)}"))
         elif isinstance(value, str) and value:
             given[name] = _Given(value, partial(document.problem, (name,)))
         elif value is not None:

@@ -36,7 +36,7 @@ import pytest
             "          help: Collections\n",
             "          xyzzy: 1\n",
             [
-                ":6: programs[0].metrics.counters[0].xyzzy: unknown key",
+                ":6: programs[0].metrics.counters[0].xyzzy: unknown key; expected one of name, help, table, labels",
             ],
             id="unknown key that looks like nothing",
         ),
@@ -44,9 +44,20 @@ import pytest
             "          help: Collections\n",
             '          "a\\nb": 1\n',
             [
-                ':6: programs[0].metrics.counters[0]["a\\nb"]: unknown key',
+                (
+                    ':6: programs[0].metrics.counters[0]["a\\nb"]: unknown key; '
+                    "expected one of name, help, table, labels"
+                ),
             ],
             id="unknown key with a line break",
+        ),
+        pytest.param(
+            "    attachment:\n",
+            "    attachment:\n      pgid: 1\n",
+            [
+                ":16: programs[0].attachment.pgid: unknown key; expected binary_name",
+            ],
+            id="unknown key where one alone is known",
         ),
         pytest.param(
             ("    code: |\n      int trace_gc(void *ctx) { return 0; }\n"),

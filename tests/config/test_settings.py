@@ -151,6 +151,15 @@ def test_an_error_names_the_source_and_all_errors_come_at_once(tmp_path: Path) -
     ]
 
 
+def test_a_setting_that_looks_like_none_gets_the_list_of_all(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("xyzzy: 1\n")
+
+    assert refusal({"config": str(file)}) == [
+        f"{file}:1: xyzzy: unknown setting; expected one of {', '.join(SETTINGS)}"
+    ]
+
+
 def test_a_settings_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("- listen-address\n")
