@@ -31,9 +31,11 @@ def check_histogram(histogram: Histogram, path: KeyPath, findings: Findings) -> 
     else:
         count, where = histogram.bucket_max - histogram.bucket_min + 1, (*path, "bucket_max")
         if count <= 1:
-            minimum = histogram.bucket_min
-            message = f"expected more than bucket_min, which is {minimum}, got {histogram.bucket_max}"
-            findings.problem(where, message, *relied)
+            is_given = "bucket_max" in histogram.model_fields_set
+            expected = f"expected more than bucket_min, which is {histogram.bucket_min}"
+            findings.problem(
+                where, f"{expected}, got {histogram.bucket_max}" if is_given else f"missing; {expected}", *relied
+            )
         _warn_of_unused(histogram, "bucket_keys", path, findings)
     if count > MAX_BUCKETS:
         findings.problem(where, f"makes {count} buckets; expected at most {MAX_BUCKETS}", *relied)

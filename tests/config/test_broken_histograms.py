@@ -58,7 +58,7 @@ import pytest
             "          bucket_max: 31\n",
             "",
             [
-                ":5: programs[0].metrics.histograms[0].bucket_max: expected more than bucket_min, which is 0, got 0",
+                ":5: programs[0].metrics.histograms[0].bucket_max: missing; expected more than bucket_min, which is 0",
             ],
             id="missing bucket_max",
         ),
