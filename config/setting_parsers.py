@@ -60,9 +60,10 @@ def _user(text: str) -> str:
 
 def _choice(choices: tuple[str, ...], default: str) -> Setting:
     def parse(text: str) -> str:
-        if text not in choices:
+        word = text.lower()
+        if word not in choices:
             raise ValueError
-        return text
+        return word
 
     return Setting(parse, f"expected {', '.join(choices[:-1])} or {choices[-1]}", default)
 

@@ -95,6 +95,12 @@ def test_every_setting_may_come_from_the_file(tmp_path: Path) -> None:
     )
 
 
+def test_log_level_and_format_may_be_written_in_any_case() -> None:
+    settings = load({"log-level": "WARNING"}, {"USERSPACE_EXPORTER_LOG_FORMAT": "Json"})
+
+    assert (settings.log_level, settings.log_format) == ("warning", "json")
+
+
 def test_every_setting_may_come_from_the_environment() -> None:
     settings = load_settings(
         dict.fromkeys(SETTINGS),
@@ -184,7 +190,7 @@ def test_a_probe_config_must_be_given() -> None:
         ("metrics-path", "/a b", 'expected a path that starts with /, got "/a b"'),
         ("metrics-path", "/-/ready", 'expected a path that the exporter does not use itself, got "/-/ready"'),
         ("metrics-path", "/-/healthy", 'expected a path that the exporter does not use itself, got "/-/healthy"'),
-        ("log-level", "INFO", 'expected debug, info, warning or error, got "INFO"'),
+        ("log-level", "LOUD", 'expected debug, info, warning or error, got "LOUD"'),
         ("web-user", "no such:user", 'expected the name of a user, got "no such:user"'),
         ("exit-grace", "-1", 'expected seconds or a duration such as 500ms, 1s or 1m30s, got "-1"'),
         ("exit-grace", "nan", 'expected seconds or a duration such as 500ms, 1s or 1m30s, got "nan"'),
