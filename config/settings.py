@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from ebpf_userspace_exporter.config.address import ListenAddress
-from ebpf_userspace_exporter.config.errors import ConfigError, Problem, quote, suggestion_or_list
+from ebpf_userspace_exporter.config.errors import ConfigError, Problem, did_you_mean, quote, suggestion_or_list
 from ebpf_userspace_exporter.config.files import read_text
 from ebpf_userspace_exporter.config.nodes import parse
 from ebpf_userspace_exporter.config.setting_parsers import SETTINGS, LogFormat, LogLevel
 
 ENVIRONMENT_PREFIX = "USERSPACE_EXPORTER_"
 DEFAULT_FILE = ".ebpf-userspace-exporter.yaml"
+
+# Read elsewhere: how to attach, in comparisons and tests, and what the web server is told by the supervisor.
+_OTHER_VARIABLES = frozenset(ENVIRONMENT_PREFIX + name for name in ("ATTACH", "WEB_STATE_DIR", "WEB_METRICS_PATH"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,21 @@ def load_settings(flags: Mapping[str, str | None], environment: Mapping[str, str
     if problems:
         raise ConfigError(problems)
     return Settings(config=file, **values)
+
+
+def unknown_variables(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return one line for the log for each variable that looks like a setting and is none."""
+    settings = [_variable(name).removeprefix(ENVIRONMENT_PREFIX) for name in ("config", *SETTINGS)]
+    lines: list[str] = []
+    for variable in sorted(environment):
+        word = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if word == variable or word in settings or variable in _OTHER_VARIABLES:
+            continue
+        # Compared without the prefix, which would make all of them look alike.
+        meant = did_you_mean(word.upper(), settings)
+        hint = "--help names the settings" if meant is None else f"did you mean {quote(ENVIRONMENT_PREFIX + meant)}?"
+        lines.append(str(Problem(variable, None, (), f"unknown setting, ignored; {hint}")))
+    return tuple(lines)
 
 
 def _parse_all(given: Mapping[str, _Given]) -> tuple[dict[str, Any], list[Problem]]:

@@ -11,7 +11,7 @@ from ebpf_userspace_exporter import __version__
 from ebpf_userspace_exporter.config.errors import ConfigError
 from ebpf_userspace_exporter.config.load import load_config
 from ebpf_userspace_exporter.config.setting_parsers import SETTINGS
-from ebpf_userspace_exporter.config.settings import load_settings
+from ebpf_userspace_exporter.config.settings import load_settings, unknown_variables
 from ebpf_userspace_exporter.supervisor.log import configure
 
 PROGRAM = "ebpf-userspace-exporter"
@@ -69,9 +69,17 @@ def cli(context: click.Context, /, **flags: str | None) -> None:
 def _run(flags: dict[str, str | None]) -> int:
     """Run the exporter until it is told to stop; return its exit code."""
     is_root = os.geteuid() == 0
+    unknown = unknown_variables(os.environ)
     try:
         settings = load_settings(flags, os.environ, trusted=is_root)
-        configure(settings.log_level, settings.log_format)
+    except ConfigError as error:
+        # Beside what is missing, as that may be what was misspelt.
+        click.echo("\n".join([str(error), *unknown]), err=True)
+        return EXIT_CONFIG
+    configure(settings.log_level, settings.log_format)
+    for warning in unknown:
+        logger.warning("environment", warning=warning)
+    try:
         loaded = load_config(settings.probe_config, trusted=is_root)
     except ConfigError as error:
         click.echo(str(error), err=True)

@@ -9,7 +9,7 @@ from ebpf_userspace_exporter.config.address import ListenAddress, parse_address
 from ebpf_userspace_exporter.config.durations import parse_duration
 from ebpf_userspace_exporter.config.errors import ConfigError
 from ebpf_userspace_exporter.config.setting_parsers import SETTINGS
-from ebpf_userspace_exporter.config.settings import Settings, load_settings
+from ebpf_userspace_exporter.config.settings import Settings, load_settings, unknown_variables
 
 
 def load(
@@ -109,6 +109,20 @@ def test_every_setting_may_come_from_the_environment() -> None:
     )
 
     assert (settings.probe_config, settings.listen) == (Path("e.yaml"), ListenAddress("::1", 1))
+
+
+def test_variables_that_look_like_settings_and_are_none_are_told_once_each() -> None:
+    known = [f"USERSPACE_EXPORTER_{name.upper().replace('-', '_')}" for name in ("config", *SETTINGS)]
+    ours = [f"USERSPACE_EXPORTER_{name}" for name in ("ATTACH", "WEB_STATE_DIR", "WEB_METRICS_PATH")]
+    unknown = ["USERSPACE_EXPORTER_XYZZY", "USERSPACE_EXPORTER_LISTEN_ADRESS", "USERSPACE_EXPORTER_log_level"]
+
+    lines = unknown_variables(dict.fromkeys([*known, *ours, *unknown, "HOME", "LISTEN_ADDRESS"], "1"))
+
+    assert lines == (
+        'USERSPACE_EXPORTER_LISTEN_ADRESS: unknown setting, ignored; did you mean "USERSPACE_EXPORTER_LISTEN_ADDRESS"?',
+        "USERSPACE_EXPORTER_XYZZY: unknown setting, ignored; --help names the settings",
+        'USERSPACE_EXPORTER_log_level: unknown setting, ignored; did you mean "USERSPACE_EXPORTER_LOG_LEVEL"?',
+    )
 
 
 def test_the_file_in_the_home_is_read_where_it_is_there(tmp_path: Path) -> None:

@@ -93,6 +93,15 @@ def test_a_missing_probe_config_is_exit_2() -> None:
     )
 
 
+def test_a_misspelt_variable_is_told_beside_what_is_missing() -> None:
+    done = exporter(USERSPACE_EXPORTER_PROBE_CONFIGS="programs.yaml")
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[1:] == [
+        'USERSPACE_EXPORTER_PROBE_CONFIGS: unknown setting, ignored; did you mean "USERSPACE_EXPORTER_PROBE_CONFIG"?'
+    ]
+
+
 def test_a_broken_config_is_exit_2_with_all_problems_and_no_traceback(config: Path) -> None:
     config.write_text(GOOD.replace("usdt", "usdts").replace("gunicorn", "''"))
 
@@ -136,11 +145,14 @@ def test_the_exit_code_is_the_run_s_and_warnings_are_logged_first(config: Path, 
     config.write_text(GOOD + "    kprobes: {a: b}\n")
 
     done = exporter(
-        *("-c", config, "--state-dir", tmp_path / "state", "--web-user", "no-such-user", "-l", "127.0.0.1:0")
+        *("-c", config, "--state-dir", tmp_path / "state", "--web-user", "no-such-user", "-l", "127.0.0.1:0"),
+        USERSPACE_EXPORTER_EXIT_GRASE="1s",
     )
 
     assert done.returncode == 1
-    warning, *rest = done.stderr.splitlines()
+    environment, warning, *rest = done.stderr.splitlines()
+    assert "level=warning msg=environment" in environment
+    assert "did you mean" in environment
     assert "level=warning msg=config" in warning
     assert "kprobes ignored" in warning
     assert rest
