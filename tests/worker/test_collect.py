@@ -165,7 +165,7 @@ def test_a_stock_collector_reads_counters_and_histograms(directory: StateDirecto
         suffix = other and f",{other}"
         expected |= {
             f"calls_total{{name=a{suffix}}}": 3,
-            f'calls_total{{name=b\\"\n{suffix}}}': 2**40,
+            f'calls_total{{name=b\\"\\x0a{suffix}}}': 2**40,
             f"calls_total{{name=ü{suffix}}}": 1,
             f"hits{{{other}}}": 11,
         }

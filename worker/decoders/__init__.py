@@ -12,7 +12,7 @@ from ebpf_userspace_exporter.worker.decoders.inet_ip import decode_inet_ip
 from ebpf_userspace_exporter.worker.decoders.regexp import Regexp
 from ebpf_userspace_exporter.worker.decoders.static_map import StaticMap
 from ebpf_userspace_exporter.worker.decoders.string import decode_string
-from ebpf_userspace_exporter.worker.decoders.text import as_bytes, as_text
+from ebpf_userspace_exporter.worker.decoders.text import as_bytes, as_label
 from ebpf_userspace_exporter.worker.decoders.uint import decode_uint
 
 __all__ = ["DECODERS", "Decode", "DecodeError", "RowSkipped", "label_decoder"]
@@ -31,13 +31,14 @@ DECODERS: Mapping[str, Callable[[Decoder], Decode]] = {
 def label_decoder(label: Label) -> Decode:
     """Return what gives the label's text for its bytes, by the label's decoders in their order.
 
-    The text is always valid UTF-8. It raises DecodeError for bytes without text and RowSkipped for unwanted ones.
+    The text is always valid UTF-8 and has no control characters. It raises DecodeError for bytes without text and
+    RowSkipped for unwanted ones.
     """
     steps = [DECODERS[decoder.name](decoder) for decoder in label.decoders]
 
     def decode(raw: bytes) -> str:
         for step in steps:
             raw = as_bytes(step(raw))
-        return as_text(raw)
+        return as_label(raw)
 
     return decode

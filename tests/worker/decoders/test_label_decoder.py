@@ -44,6 +44,28 @@ def test_decoders_run_in_their_order() -> None:
 
 
 @pytest.mark.parametrize(
+    ("decoders", "raw", "text"),
+    [
+        pytest.param((KNOWN,), b"\2\0\0\0", r"unknown:\x02\x00\x00\x00", id="a number that static_map takes for text"),
+        pytest.param((NOT_TWO,), b"a\0b", r"a\x00b", id="a NUL that regexp lets through"),
+        pytest.param((STRING,), b"a\tb\n\x7f\0", r"a\x09b\x0a\x7f", id="what a terminal would obey"),
+        pytest.param((STRING,), "ü~ ".encode(), "ü~ ", id="nothing else"),
+    ],
+)
+def test_control_characters_are_escaped(decoders: tuple[Decoder, ...], raw: bytes, text: str) -> None:
+    assert label_decoder(label(*decoders))(raw) == text
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [Decoder(name="static_map", static_map={"a\0": "a"}), Decoder(name="regexp", regexps=(r"^([^\x00]+)",))],
+    ids=["static_map", "regexp"],
+)
+def test_decoders_see_control_characters_as_they_are(decoder: Decoder) -> None:
+    assert label_decoder(label(decoder))(b"a\0") == "a"
+
+
+@pytest.mark.parametrize(
     "decoders", [(STRING,), (NOT_TWO,), (KNOWN,), (STRING, KNOWN), (STRING, NOT_TWO, KNOWN), (UINT, SURROGATE)]
 )
 def test_a_label_is_valid_utf8_whatever_the_bytes(decoders: tuple[Decoder, ...]) -> None:
