@@ -3,13 +3,12 @@
 import contextlib
 import fcntl
 import os
-import shutil
 import stat
 from pathlib import Path
 
 import structlog
 
-from ebpf_userspace_exporter.worker.file_names import is_ours
+from ebpf_userspace_exporter.worker.file_names import discard, is_ours
 
 logger = structlog.get_logger()
 
@@ -52,10 +51,8 @@ class StateDir:
     def clean(self) -> None:
         """Remove what an exporter leaves in a state directory, by its own names, and nothing else."""
         for name in os.listdir(self.descriptor):  # noqa: PTH208 - by descriptor: the path may be another's by now
-            if is_ours(name) or name == CONTROL_SOCKET:
-                os.unlink(name, dir_fd=self.descriptor)
-            elif name in SCRATCH_DIRECTORIES:
-                _remove_tree(name, self.descriptor)
+            if is_ours(name) or name == CONTROL_SOCKET or name in SCRATCH_DIRECTORIES:
+                discard(name, self.descriptor)
 
     def close(self) -> None:
         """Leave nothing behind; the directory itself goes too, if we made it and nobody put anything in."""
@@ -105,10 +102,3 @@ def _make(path: Path) -> bool:
     except OSError as error:
         raise StateDirError(f"{path}: cannot make it: {error.strerror}; choose another --state-dir") from error
     return True
-
-
-def _remove_tree(name: str, directory: int) -> None:
-    if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-        shutil.rmtree(name, dir_fd=directory)
-    else:
-        os.unlink(name, dir_fd=directory)

@@ -11,6 +11,8 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
+import stat
 from typing import Final, Literal
 
 from ebpf_userspace_exporter.config.model import Program
@@ -61,14 +63,37 @@ def publish(directory_fd: int, program: Program, pid: int, generation: int) -> l
     wanted = kinds_of(program)
     for kind in KINDS:
         name = metric_file_name(kind, program.name, pid)
-        with contextlib.suppress(FileNotFoundError):
-            if kind in wanted:
-                written = temporary_file_name(kind, program.name, pid, generation)
-                os.rename(written, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
-            else:
-                os.unlink(name, dir_fd=directory_fd)
+        if kind in wanted:
+            with contextlib.suppress(FileNotFoundError):
+                rename(temporary_file_name(kind, program.name, pid, generation), name, directory_fd)
+                changed.append(name)
+        elif discard(name, directory_fd):
             changed.append(name)
     return changed
+
+
+def rename(written: str, name: str, directory_fd: int | None) -> None:
+    """Put a file in the place of whatever has its name, even a folder, which the system call alone refuses."""
+    try:
+        os.rename(written, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+    except IsADirectoryError:
+        discard(name, directory_fd)
+        os.rename(written, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+
+
+def discard(name: str, directory_fd: int | None) -> bool:
+    """Remove whatever has one of our names: a file, a link, or a folder with all that is in it; False if there is none.
+
+    What is in the way would keep the name from its file for ever.
+    """
+    try:
+        if stat.S_ISDIR(os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode):
+            shutil.rmtree(name, dir_fd=directory_fd)
+        else:
+            os.unlink(name, dir_fd=directory_fd)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def remove(directory_fd: int, program_name: str, pid: int) -> None:
@@ -76,15 +101,13 @@ def remove(directory_fd: int, program_name: str, pid: int) -> None:
     names = {metric_file_name(kind, program_name, pid) for kind in KINDS}
     for name in os.listdir(directory_fd):
         if name in names or (name.endswith(".tmp") and is_ours(name) and name.rsplit(".", 2)[0] in names):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=directory_fd)
+            discard(name, directory_fd)
 
 
 def remove_unpublished(directory_fd: int, program_name: str, pid: int, generation: int) -> None:
     """Remove what one generation has written and nobody will publish any more."""
     for kind in KINDS:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary_file_name(kind, program_name, pid, generation), dir_fd=directory_fd)
+        discard(temporary_file_name(kind, program_name, pid, generation), directory_fd)
 
 
 def is_ours(name: str) -> bool:

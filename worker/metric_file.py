@@ -17,6 +17,8 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ebpf_userspace_exporter.worker.file_names import discard, rename
+
 MAX_FILE_BYTES = 256 << 20
 
 _HEADER = struct.Struct("=i4x")
@@ -103,11 +105,18 @@ class MetricFile:
         self._expected[slot : slot + 16] = numbers
 
     def damaged(self) -> bool:
-        """Tell whether anybody has removed, replaced, cut or overwritten the file."""
+        """Tell whether anybody has removed, cut or overwritten the file."""
         status = os.fstat(self._descriptor)
         if status.st_nlink == 0 or status.st_size < self._capacity:
             return True
         return self._map[: len(self._expected)] != self._expected
+
+    def is_at(self, path: Path) -> bool:
+        """Tell whether the file has this name: not if it was moved, or something was put in its place."""
+        try:
+            return os.path.samestat(os.lstat(path), os.fstat(self._descriptor))
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Let go of the file, which stays; a second call does nothing."""
@@ -145,18 +154,16 @@ def write_metric_file(
     path, temporary = Path(path), Path(f"{path}.tmp")
     body = b"".join(_entry(key, value, timestamp) for key, (value, timestamp) in entries.items())
     with _os_errors(path.name):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=directory_fd)
+        discard(str(temporary), directory_fd)
         descriptor = _create(temporary, directory_fd, group)
         try:
             with os.fdopen(descriptor, "wb", buffering=0) as file:
                 content = memoryview(_HEADER.pack(_HEADER.size + len(body)) + body)
                 while content:
                     content = content[file.write(content) :]
-            os.rename(temporary, path, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+            rename(str(temporary), str(path), directory_fd)
         except OSError:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary, dir_fd=directory_fd)
+            discard(str(temporary), directory_fd)
             raise
 
 

@@ -31,6 +31,8 @@ def test_what_an_exporter_left_is_removed_and_nothing_else(tmp_path: Path) -> No
     theirs = ["notes.txt", "counter_17.db", "other.db"]
     for name in ours + theirs:
         (path / name).write_bytes(b"x")
+    (path / "counter_gc-0a1b2c3d_18.db" / "deep").mkdir(parents=True)
+    (path / "control.sock").mkdir()
     (path / "build" / "deep").mkdir(parents=True)
     (path / "build" / "deep" / "file").write_bytes(b"x")
     (path / "headers").symlink_to(tmp_path)

@@ -130,6 +130,17 @@ def test_publishing_puts_this_generation_in_the_place_of_the_one_before(tmp_path
     }
 
 
+def test_publishing_takes_the_place_even_of_a_folder(tmp_path: Path, directory_fd: int) -> None:
+    name = metric_file_name("counter", "malloc", 42)
+    (tmp_path / name / "deep").mkdir(parents=True)
+    (tmp_path / name / "deep" / "link").symlink_to("/etc")
+    (tmp_path / temporary_file_name("counter", "malloc", 42, 7)).write_text("new")
+
+    assert publish(directory_fd, program(), 42, 7) == [name]
+    assert names_in(tmp_path) == {name: "new"}
+    assert Path("/etc/passwd").exists()
+
+
 def test_publishing_keeps_a_file_that_was_not_written_again(tmp_path: Path, directory_fd: int) -> None:
     (tmp_path / metric_file_name("counter", "malloc", 42)).write_text("old")
     (tmp_path / temporary_file_name("histogram", "malloc", 42, 7)).write_text("new")
@@ -170,6 +181,16 @@ def test_removing_a_target_leaves_the_others(tmp_path: Path, directory_fd: int) 
     remove(directory_fd, "malloc", 42)
 
     assert names_in(tmp_path).keys() == others
+
+
+def test_removing_a_target_removes_whatever_has_its_names(tmp_path: Path, directory_fd: int) -> None:
+    (tmp_path / metric_file_name("counter", "malloc", 42)).mkdir()
+    (tmp_path / temporary_file_name("counter", "malloc", 42, 7) / "deep").mkdir(parents=True)
+    os.mkfifo(tmp_path / metric_file_name("histogram", "malloc", 42))
+
+    remove(directory_fd, "malloc", 42)
+
+    assert names_in(tmp_path) == {}
 
 
 def test_what_a_generation_left_unpublished_is_removed_alone(tmp_path: Path, directory_fd: int) -> None:

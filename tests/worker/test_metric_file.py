@@ -271,6 +271,17 @@ def _fill(file: MetricFile) -> int:
     return 2000
 
 
+def test_a_whole_file_takes_the_place_even_of_a_folder(tmp_path: Path) -> None:
+    path = tmp_path / "gauge_supervisor.own"
+    for name in (path.name, f"{path.name}.tmp"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+
+    write_metric_file(path, {"a": (1.0, 0.0)}, None)
+
+    assert read_metric_file(path) == {"a": (1.0, 0.0)}
+    assert os.listdir(tmp_path) == [path.name]
+
+
 def test_a_whole_file_replaces_the_one_before_in_one_step(tmp_path: Path) -> None:
     path = tmp_path / "gauge_supervisor.own"
     (tmp_path / "gauge_supervisor.own.tmp").write_text("left by a crash")
