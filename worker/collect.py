@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ebpf_userspace_exporter.config.model import Program
 from ebpf_userspace_exporter.config.names import PREFIX
-from ebpf_userspace_exporter.worker.file_names import Kind, kinds_of, metric_file_name, temporary_file_name
+from ebpf_userspace_exporter.worker.file_names import Kind, discard, kinds_of, metric_file_name, temporary_file_name
 from ebpf_userspace_exporter.worker.map_rows import CounterRows, HistogramRows, MetricRows, Tally
 from ebpf_userspace_exporter.worker.metric_file import MetricFile, MetricFileError, NoSpaceError, read_metric_file
 from ebpf_userspace_exporter.worker.series import Ledger, SeriesSet
@@ -62,6 +62,7 @@ class Collector:
         for metric in metrics:
             self._tables.setdefault(metric.table, []).append(metric)
         self._is_first = True
+        self._told: set[str] = set()
 
     def collect(self, read_table: ReadTable) -> CollectReport:
         """Read each table once, bring the files up to date; what `read_table` raises goes to the caller.
@@ -70,12 +71,22 @@ class Collector:
         left out counts as a key that was deleted.
         """
         tally = Tally()
+        is_complete = True
         for table, metrics in self._tables.items():
-            rows = read_table(table)
+            try:
+                rows = read_table(table)
+            except BlockingIOError as error:
+                # Keys would seem to have been deleted that only were not met.
+                is_complete = False
+                self._tell_once(f"{error.strerror}; its metrics are shown as they were", tally)
+                continue
             if len(metrics) > 1:
                 rows = list(rows)
             for metric in metrics:
                 metric.take(rows, tally)
+        if self._is_first and not is_complete:
+            # Without all that the maps hold, a predecessor's values cannot be gone on from: they stay in its files.
+            return CollectReport(tally.decode_errors, tally.dropped, publish=False, messages=tuple(tally.messages))
         publish = self._is_first
         if self._is_first:
             self._is_first = False
@@ -91,6 +102,11 @@ class Collector:
             publish=publish,
             messages=tuple(tally.messages),
         )
+
+    def _tell_once(self, message: str, tally: Tally) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            tally.messages.append(message)
 
     def close(self) -> None:
         """Let go of the files, which stay."""
@@ -121,7 +137,8 @@ class _KindFile:
     def write(self, tally: Tally) -> bool:
         """Make the file show the ledger; return whether that took a new file, which is to be published."""
         file = self._file
-        is_new = file is None or file.damaged()
+        # Before it is published it is at one of its two names, after that at the other.
+        is_new = file is None or file.damaged() or not (file.is_at(self._path) or file.is_at(self._temporary))
         if file is None or is_new:
             self._file = file = self._renewed(tally)
         if file is not None:
@@ -145,7 +162,7 @@ class _KindFile:
         self.ledger.unplaced = list(self.ledger.sets)
         try:
             # This generation's own, if it was damaged before it was published.
-            self._temporary.unlink(missing_ok=True)
+            discard(str(self._temporary), None)
             return MetricFile.create(self._temporary, group=self._group)
         except (OSError, MetricFileError) as error:
             self._drop(self.ledger.unplaced, error, tally)

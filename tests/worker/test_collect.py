@@ -318,7 +318,7 @@ def test_an_unreadable_predecessor_counts_as_none_and_is_told(directory: StateDi
     assert path.name in reports[0].messages[0]
 
 
-@pytest.mark.parametrize("damage", ["unlink", "empty", "noise"])
+@pytest.mark.parametrize("damage", ["unlink", "empty", "noise", "moved", "replaced"])
 def test_a_damaged_file_is_written_again_from_memory(directory: StateDirectory, damage: str) -> None:
     configured = program(counter("calls_total", NAME), histogram("size"))
     collector = directory.collector(configured)
@@ -333,6 +333,12 @@ def test_a_damaged_file_is_written_again_from_memory(directory: StateDirectory, 
             path.unlink()
         case "empty":
             os.truncate(path, 0)
+        case "moved":
+            path.rename(directory.path / "elsewhere")
+        case "replaced":
+            os.link(path, directory.path / "elsewhere")
+            path.unlink()
+            path.write_bytes(b"")
         case _:
             path.write_bytes(os.urandom(1000))
 
@@ -385,6 +391,48 @@ def test_a_table_that_cannot_be_read_is_the_callers_error_and_loses_nothing(dire
 
     with pytest.raises(OSError, match="Invalid argument"):
         collector.collect(read_table)
+    assert directory.collect(collector, {"calls": {b"x": 7}, "hits": {b"x": 7}}).publish
+    directory.publish(configured, generation=2)
+    assert directory.samples() == {"calls_total{}": 7, "hits{}": 7}
+
+
+def test_a_table_that_changes_too_fast_to_be_read_keeps_its_values_and_costs_no_other(
+    directory: StateDirectory,
+) -> None:
+    configured = program(counter("calls_total"), counter("hits", table="hits"))
+    collector = directory.collector(configured)
+    directory.collect(collector, {"calls": {b"x": 5}, "hits": {b"x": 5}})
+    directory.publish(configured)
+
+    def read_table(table: str) -> Iterable[tuple[bytes, int]]:
+        if table == "hits":
+            raise BlockingIOError(11, "map hits changes faster than it can be read key by key")
+        return [(b"x", 6)]
+
+    reports = [collector.collect(read_table) for _ in range(2)]
+    assert directory.samples() == {"calls_total{}": 6, "hits{}": 5}
+    assert [len(report.messages) for report in reports] == [1, 0]
+    assert "map hits changes faster" in reports[0].messages[0]
+
+    directory.collect(collector, {"calls": {b"x": 7}, "hits": {b"x": 7}})
+    assert directory.samples() == {"calls_total{}": 7, "hits{}": 7}
+
+
+def test_a_successor_that_cannot_read_all_at_first_leaves_the_file_and_then_counts_nothing_twice(
+    directory: StateDirectory,
+) -> None:
+    configured = program(counter("calls_total"), counter("hits", table="hits"))
+    directory.generation(configured, 1, {"calls": {b"x": 5}, "hits": {b"x": 5}})
+    collector = directory.collector(configured, generation=2)
+
+    def read_table(table: str) -> Iterable[tuple[bytes, int]]:
+        if table == "hits":
+            raise BlockingIOError(11, "map hits changes faster than it can be read key by key")
+        return [(b"x", 6)]
+
+    assert not collector.collect(read_table).publish
+    assert directory.samples() == {"calls_total{}": 5, "hits{}": 5}
+
     assert directory.collect(collector, {"calls": {b"x": 7}, "hits": {b"x": 7}}).publish
     directory.publish(configured, generation=2)
     assert directory.samples() == {"calls_total{}": 7, "hits{}": 7}
