@@ -61,7 +61,7 @@ def find_headers(option: Path | None, scratch: Path, *, root: Path = Path("/")) 
         trees = [tree, *_partners(tree)]
         if (tree / "include/generated/autoconf.h").exists() and not _missing(trees, architecture):
             chosen = tree if not _missing([tree], architecture) else _merge(trees, architecture, scratch)
-            return Headers(chosen, None if _release(tree) == release else _warning(tree, release))
+            return Headers(chosen, None if _release(tree) == release else _warning(tree, release, root))
     raise HeadersError(_advice(release, machine, root))
 
 
@@ -134,20 +134,47 @@ def _link(target: Path, sources: Sequence[Path]) -> None:
             (target / name).symlink_to(having[0].resolve())
 
 
-def _warning(tree: Path, release: str) -> str:
-    return f"no headers of the running kernel {release}: programs are compiled with those in {tree}"
+def _warning(tree: Path, release: str, root: Path) -> str:
+    serve = f"no headers of the running kernel {release}: those in {tree} serve for user-space probes"
+    commands = _own_headers(release)
+    own = next((commands[system] for system in _operating_systems(root) if system in commands), None)
+    if own is None or not _is_packaged(release, root):
+        return f"{serve}, nothing need be done"
+    return f"{serve}; to use the kernel's own: {own}"
+
+
+def _own_headers(release: str) -> dict[str, str]:
+    """Return for each system the command that installs the headers of the kernel that it runs."""
+    return {
+        "debian": f"apt install linux-headers-{release}",
+        "ubuntu": f"apt install linux-headers-{release}",
+        "fedora": f"dnf install kernel-devel-{release}",
+        "alpine": "apk add linux-lts-dev (linux-virt-dev on virtual machines)",
+        "arch": "pacman -S linux-headers",
+    }
+
+
+def _is_packaged(release: str, root: Path) -> bool:
+    """Say whether the running kernel is one of the distribution's, so that it has its headers as a package.
+
+    It is not on micro-VMs and in containers, whose kernel comes from elsewhere.
+    """
+    packages = root / "var/lib/dpkg/info"
+    if packages.is_dir():
+        images = (f"linux-image-{release}", f"linux-image-unsigned-{release}", f"linux-image-{release}-unsigned")
+        return any((packages / f"{image}.list").exists() for image in images)
+    return (root / "lib/modules" / release / "modules.dep").exists()
 
 
 def _advice(release: str, machine: str, root: Path) -> str:
-    debian = f"apt install linux-headers-{release}, or where there is none linux-headers-" + _DEBIAN_ARCHITECTURES.get(
-        machine, "generic"
-    )
+    others = {
+        "debian": f"linux-headers-{_DEBIAN_ARCHITECTURES.get(machine, 'generic')}",
+        "ubuntu": "linux-headers-generic",
+        "fedora": "kernel-devel",
+    }
     commands = {
-        "debian": debian,
-        "ubuntu": f"apt install linux-headers-{release}, or where there is none linux-headers-generic",
-        "fedora": f"dnf install kernel-devel-{release}, or where there is none kernel-devel",
-        "alpine": "apk add linux-lts-dev (linux-virt-dev on virtual machines)",
-        "arch": "pacman -S linux-headers",
+        system: f"{own}, or where there is none {others[system]}" if system in others else own
+        for system, own in _own_headers(release).items()
     }
     systems = _operating_systems(root)
     command = next((commands[system] for system in systems if system in commands), None)

@@ -155,6 +155,46 @@ def test_an_option_without_headers_is_an_error_that_says_what_is_missing(root: P
 
 
 @pytest.mark.parametrize(
+    ("os_release", "kernel", "end"),
+    [
+        pytest.param(
+            "ID=debian\n",
+            "var/lib/dpkg/info/linux-image-{release}.list",
+            "; to use the kernel's own: apt install linux-headers-{release}",
+            id="Debian's kernel",
+        ),
+        pytest.param(
+            "ID=debian\n",
+            "var/lib/dpkg/info/linux-image-0-none.list",
+            ", nothing need be done",
+            id="a kernel that is not Debian's",
+        ),
+        pytest.param(
+            "ID=fedora\n",
+            "lib/modules/{release}/modules.dep",
+            "; to use the kernel's own: dnf install kernel-devel-{release}",
+            id="Fedora's kernel",
+        ),
+        pytest.param("ID=fedora\n", "lib/modules/0/modules.dep", ", nothing need be done", id="a container"),
+        pytest.param("", "lib/modules/{release}/modules.dep", ", nothing need be done", id="an unknown system"),
+    ],
+)
+def test_the_warning_says_whether_there_is_something_to_do(
+    os_release: str, kernel: str, end: str, root: Path, scratch: Path
+) -> None:
+    tree = install(root / "usr/src/kernels/6.9.1", *COMMON, *FLAVOUR)
+    install(root, kernel.format(release=platform.release()))
+    (root / "etc").mkdir()
+    (root / "etc/os-release").write_text(os_release)
+
+    warning = find_headers(None, scratch, root=root).warning
+
+    assert warning is not None
+    assert warning.startswith(f"no headers of the running kernel {platform.release()}: those in {tree} serve for user-")
+    assert warning.endswith("space probes" + end.format(release=platform.release()))
+
+
+@pytest.mark.parametrize(
     ("os_release", "command"),
     [
         ("ID=debian\n", "apt install linux-headers-"),
