@@ -32,8 +32,8 @@ def main() -> None:
     """Measure and print."""
     print_conditions()
     with gunicorn_fleet(WORKERS) as fleet:
-        runs = [_measure(fleet) for _ in range(RUNS)]
         peers = [run_peer(pid, fleet.config) for pid in fleet.pids[:PEERS]]
+        runs = [_measure(fleet) for _ in range(RUNS)]
     targets = len(fleet.pids)
     from_exec = [run.from_exec for run in runs]
     cpu = [run.cpu / targets for run in runs]

@@ -28,24 +28,23 @@ class Peer:
 
 
 def run_peer(pid: int, config: str) -> Peer:
-    """Let bcc attach the config's first program to one process, and end."""
+    """Let bcc attach the config's first program to one process, and end.
+
+    Before the exporter, not after: bcc does not tell the kernel of a probe's semaphore, and is refused (EINVAL) where
+    somebody who does has the same place of the same file, or left it without the kernel's taking notice.
+    """
     program = yaml.safe_load(config)["programs"][0]
     ((probe, function),) = program["usdt"].items()
-    arguments = [str(pid), probe.split(":")[-1], function, program["code"]]
+    command = [sys.executable, str(_SCRIPT), str(pid), probe.split(":")[-1], function, program["code"]]
     with _headers() as environment:
         begin = time.monotonic()
-        process = subprocess.Popen(
-            [sys.executable, _SCRIPT, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            text=True,
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == "attached\n"
-        peer = Peer(cpu_seconds(process.pid), time.monotonic() - begin, memory(process.pid))
-        process.communicate()
-    assert process.returncode == 0
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+        with process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdout.readline() == "attached\n"
+            peer = Peer(cpu_seconds(process.pid), time.monotonic() - begin, memory(process.pid))
+            process.stdin.close()  # it ends
     return peer
 
 

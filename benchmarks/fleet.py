@@ -43,16 +43,20 @@ class Line:
 
 @contextlib.contextmanager
 def gunicorn_fleet(workers: int) -> Iterator[Fleet]:
-    """Run Debian's gunicorn over the example app."""
+    """Run Debian's gunicorn over the example app.
+
+    On a Python of its own, a copy of Debian's: the kernel names a process after the path that it executes, and probes
+    are on a file. Whoever else probes Debian's, or did and was killed over it, so stays out of this.
+    """
     name = f"bench-{os.getpid()}"
     with tempfile.TemporaryDirectory(prefix="exporter-bench-") as folder:
-        # The kernel names a process after the path that it executes.
-        script = Path(folder) / name
-        script.symlink_to("/usr/bin/gunicorn")
+        python = Path(folder) / name
+        shutil.copy("/usr/bin/python3", python)
         arguments = [f"--workers={workers}", f"--bind=127.0.0.1:{free_port()}", "--worker-tmp-dir=/dev/shm"]
         master = subprocess.Popen(
-            [script, f"--pythonpath={EXAMPLES}", *arguments, "gunicorn_app:app"],
+            [python, "/usr/bin/gunicorn", f"--pythonpath={EXAMPLES}", *arguments, "gunicorn_app:app"],
             cwd="/",
+            env={**os.environ, "PYTHONHOME": "/usr"},  # the copy would look for its library beside itself
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

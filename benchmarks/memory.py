@@ -20,9 +20,9 @@ def main() -> None:
     medians: list[float] = []
     for size in SIZES:
         with gunicorn_fleet(size) as fleet:
-            runs = [_measure(fleet) for _ in range(RUNS)]
             if size == SIZES[0]:
                 peer = run_peer(fleet.pids[0], fleet.config).memory
+            runs = [_measure(fleet) for _ in range(RUNS)]
         for name in runs[0]:
             found = [each for run in runs for each in run[name]]
             uss, rss = [each.uss for each in found], [each.rss for each in found]
