@@ -12,7 +12,7 @@ import pytest
 
 from tests.product.commanded import Commanded, commanded
 from tests.product.exporter import Exporter, comm, exporter, until
-from tests.product.faults import descendants, descriptors
+from tests.product.faults import descendants, descriptors_at_rest
 from tests.product.lifecycle import QUICK, counted, patched_probes, wait_gone
 from tests.product.programs import gc_config
 from tests.product.semaphores import raised_semaphores
@@ -84,7 +84,7 @@ def belongings(running: Exporter) -> tuple[Counter[str], Counter[str], list[str]
     """Return the supervisor's descriptors by kind, its descendants by name, and the files in its state directory."""
     names = Counter(comm(pid) for pid in descendants(running.process.pid))
     files = sorted(path.name for path in running.state_dir.rglob("*") if "headers" not in path.parts)
-    return descriptors(running.process.pid), names, files
+    return descriptors_at_rest(running.process.pid), names, files
 
 
 def test_forty_short_lives_leave_no_descriptor_process_or_file(record_property: Callable[[str, object], None]) -> None:
