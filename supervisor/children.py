@@ -1,9 +1,11 @@
 """Forking: each child holds what it is given and nothing else, and does not outlive us."""
 
+import contextlib
 import os
 import resource
 import signal
 from collections.abc import Callable, Collection
+from typing import NoReturn
 
 import structlog
 
@@ -22,9 +24,18 @@ def spawn(name: str, run: Callable[[], None], *, keep: Collection[int]) -> int:
     terminal's Ctrl-C is for the supervisor alone), and is killed when this process dies.
     """
     parent = os.getpid()
-    pid = os.fork()
-    if pid:
-        return pid
+    # Until the child has its own handlers, what is sent to it would be told to the supervisor, as sent to that.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _live(name, parent, run, keep)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return pid
+
+
+def _live(name: str, parent: int, run: Callable[[], None], keep: Collection[int]) -> NoReturn:
     status = EXIT_SOFTWARE
     try:
         _settle(name, parent, keep)
@@ -43,6 +54,7 @@ def _settle(name: str, parent: int, keep: Collection[int]) -> None:
     signal.set_wakeup_fd(-1)
     for number in _HANDLED:
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     set_parent_death_signal(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(EXIT_SOFTWARE)  # it died before the line above
@@ -79,5 +91,7 @@ def reap() -> dict[int, int]:
 
 
 def kill(pid: int) -> None:
-    """Kill a child that has not been reaped yet."""
+    """Kill a child that has not been reaped yet, and what it has started: a builder may run tar."""
+    with contextlib.suppress(ProcessLookupError):  # it has not made its group yet
+        os.killpg(pid, signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
