@@ -285,9 +285,9 @@ def test_orphans_that_became_ours_are_reaped() -> None:
 
 
 def _leave_an_orphan(writing: int) -> None:
+    parent = os.getpid()
     orphan = os.fork()
     if orphan == 0:
-        parent = os.getppid()
         while os.getppid() == parent:
             time.sleep(0.01)
         os._exit(42)
