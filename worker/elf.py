@@ -162,26 +162,23 @@ class Elf:
         addresses = {symbol.address for symbol in self._symbols(name, {_STT_OBJECT})}
         return addresses.pop() if len(addresses) == 1 else None
 
-    def similar_names(self, name: str, limit: int = 5) -> list[str]:
-        """Return a few symbol names that contain `name`, such as a mangled one."""
-        found: list[str] = []
-        part = name.encode(errors="replace")[:256]
-        for table in (self._section(b".strtab"), self._section(b".dynstr")):
-            if table is None or not part:
+    def function_names(self) -> Iterator[str]:
+        """Yield the names, of up to 511 bytes, of the functions that the file defines; some of them twice."""
+        for table_name in (b".symtab", b".dynsym"):
+            table = self._section(table_name)
+            if table is None:
                 continue
-            at = table.offset
-            while len(found) < limit:
-                at = self._content.find(part, at, table.offset + table.size)
-                if at < 0:
-                    break
-                begin = self._content.rfind(b"\0", max(table.offset, at - 512), at) + 1
-                stop = self._content.find(b"\0", at, min(at + 512, table.offset + table.size))
-                at = at + len(part)
-                if begin and stop > 0:
-                    similar = self._content[begin:stop].decode(errors="replace")
-                    if similar not in found:
-                        found.append(similar)
-        return found
+            begin, end = self._names_of(table)
+            for name_at, kind, _other, section, address, _size in self._symbol_entries(table):
+                if kind & 0xF in (_STT_FUNC, _STT_GNU_IFUNC) and section and address:
+                    at = begin + name_at
+                    stop = self._content.find(b"\0", at, min(at + 512, end))
+                    if stop > at:
+                        yield self._content[at:stop].partition(b"@")[0].decode(errors="replace")
+
+    def has_local_symbols(self) -> bool:
+        """Say whether static functions are known by name; a stripped file has the exported ones alone."""
+        return self._section(b".symtab") is not None
 
     def _unpack(self, layout: struct.Struct, at: int) -> tuple[int, ...]:
         if at + layout.size > len(self._content):
@@ -242,13 +239,11 @@ class Elf:
             table = self._section(table_name)
             if table is None:
                 continue
-            if table.size > _MAX_SYMBOLS * _SYMBOL.size:
-                raise ElfError(f"more than {_MAX_SYMBOLS} symbols")
             positions = self._name_positions(table, wanted)
             if not positions:
                 continue
             hidden = self._hidden_versions() if table_name == b".dynsym" else frozenset()
-            entries = self._table(_SYMBOL, table.offset, table.size // _SYMBOL.size)
+            entries = self._symbol_entries(table)
             for index, (name_at, kind, _other, section, address, _size) in enumerate(entries):
                 if name_at in positions and kind & 0xF in kinds and section and address:
                     found.append(
@@ -261,17 +256,24 @@ class Elf:
                     )
         return found
 
+    def _symbol_entries(self, table: _Section) -> Iterator[tuple[int, ...]]:
+        if table.size > _MAX_SYMBOLS * _SYMBOL.size:
+            raise ElfError(f"more than {_MAX_SYMBOLS} symbols")
+        return self._table(_SYMBOL, table.offset, table.size // _SYMBOL.size)
+
+    def _names_of(self, table: _Section) -> tuple[int, int]:
+        """Return where the symbols' names begin and end."""
+        strings = self._sections[table.link] if table.link < len(self._sections) else None
+        if strings is None or strings.kind == _SHT_NOBITS:
+            raise ElfError("a symbol table without names")
+        return strings.offset, strings.offset + strings.size
+
     def _name_positions(self, table: _Section, wanted: bytes) -> dict[int, bool]:
         """Return where in the table's strings the name is, with False for a version that is not the default.
 
         Any place that ends like the name will do: linkers let one name be the tail of another.
         """
-        if table.link >= len(self._sections):
-            raise ElfError("a symbol table without names")
-        strings = self._sections[table.link]
-        if strings.kind == _SHT_NOBITS:
-            raise ElfError("a symbol table without names")
-        begin, end = strings.offset, strings.offset + strings.size
+        begin, end = self._names_of(table)
         positions: dict[int, bool] = {}
         for ending in (wanted + b"\0", wanted + b"@"):
             at = self._content.find(ending, begin, end)

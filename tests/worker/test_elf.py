@@ -123,8 +123,23 @@ def test_addresses_become_file_offsets_and_back(content: bytes) -> None:
         elf.file_offset(1 << 62)
 
 
-def test_similar_names_contain_the_name(content: bytes) -> None:
-    assert "je_hit" in Elf(content).similar_names("e_hi")
+def test_function_names_are_those_that_the_file_defines(content: bytes) -> None:
+    names = set(Elf(content).function_names())
+
+    assert names >= {"hit", "je_hit", "way", "old_way", "same", "indirect"}
+    assert not names & {"level", "__cxa_finalize", ""}
+
+
+def test_a_stripped_file_has_the_names_of_exported_functions_alone(
+    library: Path, content: bytes, tmp_path: Path
+) -> None:
+    subprocess.run(["strip", "-o", tmp_path / "stripped", library], check=True)
+    stripped = Elf((tmp_path / "stripped").read_bytes())
+
+    assert Elf(content).has_local_symbols()
+    assert not stripped.has_local_symbols()
+    assert "hit" in set(stripped.function_names())
+    assert "same" not in set(stripped.function_names())
 
 
 def test_go_is_told_by_its_sections(library: Path, content: bytes, tmp_path: Path) -> None:
@@ -157,7 +172,7 @@ def use_everything(content: bytes) -> None:
         lambda: elf.function_address("hit"),
         lambda: elf.function_address("way"),
         lambda: elf.variable_address("level"),
-        lambda: elf.similar_names("hit"),
+        lambda: list(elf.function_names()),
         lambda: elf.address_of(0),
         elf.is_go,
     ]

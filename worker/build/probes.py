@@ -1,11 +1,13 @@
 """Where a program's probes lie: for each one the file, the places in it, and the semaphore."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ebpf_userspace_exporter.config.model import Program
-from ebpf_userspace_exporter.worker.build.target_elves import OpenedElf, TargetElves
+from ebpf_userspace_exporter.worker.build.similar_names import similar_functions
+from ebpf_userspace_exporter.worker.build.target_elves import OpenedElf, TargetElves, base_name
 from ebpf_userspace_exporter.worker.elf import AmbiguousSymbolError, ElfError, SdtNote
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
 
@@ -127,6 +129,29 @@ def _uprobe(probe: str, function: str, elves: TargetElves, *, is_return: bool) -
         raise AttachError(Reason.PROBE_AMBIGUOUS, f"{probe}: {file}: {error}") from error
     except ElfError as error:
         raise AttachError(Reason.SYMBOL_NOT_FOUND, f"{probe}: {file}: {error}") from error
-    similar = file.elf.similar_names(symbol)
-    hint = f"; did you mean {', '.join(similar)}?" if similar else ""
-    raise AttachError(Reason.SYMBOL_NOT_FOUND, f"{probe}: {file} has no function {symbol}{hint}")
+    elsewhere = [] if path else [base_name(str(other)) for other in _having(symbol, elves)]
+    raise AttachError(Reason.SYMBOL_NOT_FOUND, f"{probe}: {_no_function(symbol, file, elsewhere)}")
+
+
+def _having(symbol: str, elves: TargetElves) -> Iterator[OpenedElf]:
+    """Yield the libraries that the executable may have the function from."""
+    for other in elves.everything():
+        if isinstance(other, str) or other.path is None:
+            continue
+        with suppress(ElfError):
+            if other.elf.function_address(symbol) is not None:
+                yield other
+
+
+def _no_function(symbol: str, file: OpenedElf, elsewhere: Sequence[str]) -> str:
+    message = f"{file} has no function {symbol}"
+    if elsewhere:
+        return f"{message}; did you mean {' or '.join(f'{name}:{symbol}' for name in elsewhere[:3])}?"
+    if file.elf.has_local_symbols():
+        message += ": it may be inlined"
+    else:
+        message += ": the file is stripped of all but exported functions, it may be static or inlined"
+    similar: list[str] = []
+    with suppress(ElfError):  # what the file says of other functions than this one
+        similar = similar_functions(symbol, file.elf.function_names())
+    return f"{message}; did you mean {' or '.join(similar)}?" if similar else message

@@ -3,10 +3,11 @@
 import mmap
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Self
 
+from ebpf_userspace_exporter.worker.build.similar_names import similar_files
 from ebpf_userspace_exporter.worker.elf import Elf, ElfError
 from ebpf_userspace_exporter.worker.image import FileIdentity, ProbedFile
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
@@ -76,17 +77,24 @@ class TargetElves:
         if "/" in name:
             found = find_mapped(self._pid, name, self._mapped)
             if found is None:
-                raise AttachError(Reason.FILE_NOT_FOUND, f"{name}: not mapped in process {self._pid}")
+                near = self._near(name, [m.path for m in self._mapped if m.is_executable])
+                raise AttachError(Reason.FILE_NOT_FOUND, f"{name}: not mapped in process {self._pid}; {near}")
             return self._open(found)
         for pattern in _library_patterns(name):
-            matches = [m for m in self._mapped if m.is_executable and pattern.fullmatch(_base_name(m.path))]
+            matches = [m for m in self._mapped if m.is_executable and pattern.fullmatch(base_name(m.path))]
             if len(matches) > 1:
                 listed = ", ".join(sorted(m.path for m in matches))
                 raise AttachError(Reason.PROBE_AMBIGUOUS, f"{name}: process {self._pid} maps several: {listed}")
             if matches:
                 return self._open(matches[0])
-        listed = ", ".join(sorted({_base_name(m.path) for m in self._mapped if m.is_executable})[:40])
-        raise AttachError(Reason.FILE_NOT_FOUND, f"{name}: process {self._pid} maps no such library, but {listed}")
+        near = self._near(name, {base_name(m.path) for m in self._mapped if m.is_executable})
+        raise AttachError(Reason.FILE_NOT_FOUND, f"{name}: process {self._pid} maps no such library; {near}")
+
+    def _near(self, name: str, mapped: Collection[str]) -> str:
+        similar = similar_files(name, mapped)
+        if similar:
+            return f"did you mean {' or '.join(similar)}?"
+        return f"it maps {', '.join(sorted({base_name(path) for path in mapped})[:40])}"
 
     def _open(self, mapped: MappedFile | None) -> OpenedElf:
         if mapped not in self._opened:
@@ -115,5 +123,6 @@ def _library_patterns(name: str) -> list[re.Pattern[str]]:
     ]
 
 
-def _base_name(path: str) -> str:
+def base_name(path: str) -> str:
+    """Return the last part of a path."""
     return path.rpartition("/")[2]
