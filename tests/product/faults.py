@@ -32,12 +32,14 @@ class Scrapes:
 
 
 @contextlib.contextmanager
-def scraping(running: Exporter, family: str, *, series_may_miss: bool = False) -> Iterator[Scrapes]:
-    """Scrape in a thread; when this ends, each scrape must have been 200, in time, and no total of `family` fallen."""
+def scraping(running: Exporter, family: str, *, pid: int | None = None) -> Iterator[Scrapes]:
+    """Scrape in a thread; when this ends, each scrape must have been 200, in time, and complete.
+
+    Complete is: no total of `family`, with `pid` of that process only, has fallen or was missing after it was there.
+    """
     scrapes, stopped = Scrapes(), threading.Event()
-    thread = threading.Thread(
-        target=_scrape, args=(running, family, scrapes, stopped), kwargs={"miss": series_may_miss}
-    )
+    labels = set() if pid is None else {("pid", str(pid))}
+    thread = threading.Thread(target=_scrape, args=(running, family, labels, scrapes, stopped))
     thread.start()
     try:
         yield scrapes
@@ -48,7 +50,9 @@ def scraping(running: Exporter, family: str, *, series_may_miss: bool = False) -
     assert not scrapes.problems, f"{scrapes.problems[:5]}; log:\n{running.log}"
 
 
-def _scrape(running: Exporter, family: str, scrapes: Scrapes, stopped: threading.Event, *, miss: bool) -> None:
+def _scrape(
+    running: Exporter, family: str, labels: set[tuple[str, str]], scrapes: Scrapes, stopped: threading.Event
+) -> None:
     highest: Samples = {}
     while not stopped.wait(0.02):
         try:
@@ -56,18 +60,17 @@ def _scrape(running: Exporter, family: str, scrapes: Scrapes, stopped: threading
             samples = samples_of(response)
         except (OSError, AssertionError, ValueError) as error:
             scrapes.problems.append(repr(error))
-            samples = {}
-        else:
-            for key in highest.keys() - samples.keys() if not miss else ():
-                scrapes.problems.append(f"missing: {key}")
-            if response.seconds > SCRAPE_SECONDS:
-                scrapes.problems.append(f"took {response.seconds:.2f} s")
+            continue
+        finally:
+            scrapes.number += 1
+        if response.seconds > SCRAPE_SECONDS:
+            scrapes.problems.append(f"took {response.seconds:.2f} s")
+        scrapes.problems.extend(f"missing: {key}" for key in highest.keys() - samples.keys())
         for key, value in samples.items():
-            if key[0].startswith(PREFIX + family):
+            if key[0].startswith(PREFIX + family) and labels <= key[1]:
                 if value < highest.get(key, 0):
                     scrapes.problems.append(f"fell from {highest[key]} to {value}: {key}")
                 highest[key] = value
-        scrapes.number += 1
 
 
 @contextlib.contextmanager
@@ -234,3 +237,15 @@ def descriptors_at_rest(pid: int) -> Counter[str]:
 
     until(settled, "nothing is opened or closed")
     return seen[-1]
+
+
+def processes_of(folder: Path) -> set[int]:
+    """Return every process that was started with a path below the folder, orphans included: nobody else has it."""
+    found = set()
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and is_alive(int(entry)):
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{entry}/cmdline").read_bytes() + Path(f"/proc/{entry}/environ").read_bytes()
+                if os.fsencode(folder) in words:
+                    found.add(int(entry))
+    return found
