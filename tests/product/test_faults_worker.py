@@ -29,6 +29,8 @@ from tests.product.programs import PythonTarget, gc_config, python_target
 
 pytestmark = pytest.mark.bpf
 
+NAME = f"faults{os.getpid()}"  # of the targets: nobody else's exporter looks for it
+
 
 @pytest.fixture(params=ATTACH_MODES, ids=ATTACH_IDS)
 def mode(request: pytest.FixtureRequest) -> Mapping[str, str]:
@@ -38,19 +40,19 @@ def mode(request: pytest.FixtureRequest) -> Mapping[str, str]:
 
 @pytest.fixture
 def target() -> Iterator[PythonTarget]:
-    with python_target("faulttarget") as started:
+    with python_target(NAME) as started:
         yield started
 
 
 @pytest.fixture
 def neighbour() -> Iterator[PythonTarget]:
-    with python_target("faulttarget") as started:
+    with python_target(NAME) as started:
         yield started
 
 
 @pytest.fixture
 def running(mode: Mapping[str, str], target: PythonTarget, neighbour: PythonTarget) -> Iterator[Exporter]:
-    with exporter(gc_config(binary_name="faulttarget"), environment=mode) as started:
+    with exporter(gc_config(binary_name=NAME), environment=mode) as started:
         started.wait_attached("gc_total", target.pid, neighbour.pid)
         yield started
 
@@ -89,7 +91,7 @@ def test_worker_fault_under_traffic_loses_no_event_and_touches_no_other_target(
 
 
 def test_worker_without_memory_is_replaced_and_loses_no_event(mode: Mapping[str, str], target: PythonTarget) -> None:
-    with exporter(series_config(binary_name="faulttarget"), environment=mode) as running:
+    with exporter(series_config(binary_name=NAME), environment=mode) as running:
         running.wait_attached("gc_total", target.pid)
         assert running.total("gc_total") == 0
         worker = wait_for_worker(running, target.pid)
@@ -163,11 +165,11 @@ def test_worker_killed_while_it_attaches_counts_nothing_twice(
     pause: float, mode: Mapping[str, str], neighbour: PythonTarget
 ) -> None:
     with ExitStack() as stack:
-        running = stack.enter_context(exporter(gc_config(binary_name="faulttarget"), environment=mode))
+        running = stack.enter_context(exporter(gc_config(binary_name=NAME), environment=mode))
         running.wait_attached("gc_total", neighbour.pid)  # the image is there: a new worker attaches at once
         before = descriptors_at_rest(running.process.pid)
         known = set(running.children("exporter-worker"))
-        target = stack.enter_context(python_target("faulttarget"))
+        target = stack.enter_context(python_target(NAME))
         worker = next_child(running, known)
         time.sleep(pause)
         kill(worker)
