@@ -10,7 +10,7 @@ of the notes, so nothing is ever written to a target and no hostile file reaches
 - Locations that agree in their arguments are one. Where several are left, bcc tells them apart by their offset in the
   page, as that is the same in every process; where these collide it takes whole addresses, and only then the text is
   bound to one process. (USDT::Probe::usdt_getarg in bcc's src/cc/usdt/usdt.cc.)
-- An argument that bcc cannot read makes a program fail only if it asks for it.
+- An argument that bcc cannot read makes a program fail only if it asks for it, and so does one that the probe has not.
 """
 
 import mmap
@@ -30,6 +30,7 @@ _IP_RELATIVE = re.compile(
 )
 _SIZES = frozenset({"1", "2", "4", "8", "-1", "-2", "-4", "-8"})  # bcc aborts on others
 _UNREADABLE = "8@$0"  # keeps the following arguments' numbers
+_MAX_ARGUMENTS = 12  # of STAP_PROBEV in sys/sdt.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def argument_text(probe: UsdtProbe) -> ArgumentText:
     text = _generate(probe.function, locations, probe.file.elf.machine)
     for number, argument in unreadable.items():
         text = _forbid(text, probe.function, number + 1, argument)
-    return ArgumentText(text, is_process_bound)
+    return ArgumentText(text + _absent(probe, count), is_process_bound)
 
 
 def _split(arguments: str) -> tuple[str, ...]:
@@ -157,12 +158,26 @@ def _generate(function: str, locations: Sequence[_Location], machine: int) -> st
         os.close(stub)
 
 
+def _absent(probe: UsdtProbe, count: int) -> str:
+    """Make clang say so when the code asks for an argument that the probe has not."""
+    name = f"{probe.notes[0].provider}:{probe.notes[0].name}"
+    having = f"the probe {name} has {count or 'no'} argument{'s' if count != 1 else ''}"
+    return "".join(
+        _unavailable(probe.function, number, f"{having}, the code asks for number {number}")
+        for number in (0, *range(count + 1, _MAX_ARGUMENTS + 1))
+    )
+
+
+def _unavailable(function: str, number: int, why: str) -> str:
+    saying = re.sub(r"[^\w@$%()+.,: -]", "?", why)
+    name = f"_bpf_readarg_{function}_{number}"
+    return f'__attribute__((unavailable("{saying}"))) static int {name}(struct pt_regs *, void *, size_t);\n'
+
+
 def _forbid(text: str, function: str, number: int, argument: str) -> str:
     """Make clang say so when the code asks for an argument that cannot be read, instead of handing it a 0."""
-    name = f"_bpf_readarg_{function}_{number}"
-    saying = re.sub(r"[^\w@$%()+.,: -]", "?", f"argument {number} is {argument}, which cannot be read from BPF")
-    declared = f'__attribute__((unavailable("{saying}"))) static int {name}(struct pt_regs *, void *, size_t);\n'
-    pattern = rf"static __always_inline int {re.escape(name)}\(.*?\n}}\n"
+    declared = _unavailable(function, number, f"argument {number} is {argument}, which cannot be read from BPF")
+    pattern = rf"static __always_inline int _bpf_readarg_{re.escape(function)}_{number}\(.*?\n}}\n"
     changed, count = re.subn(pattern, lambda _match: declared, text, count=1, flags=re.DOTALL)
     if count != 1:
         raise AttachError(Reason.COMPILE, f"argument {number} of the probe of {function}: {argument} cannot be read")

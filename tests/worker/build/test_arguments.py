@@ -2,6 +2,7 @@
 
 import mmap
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -80,5 +81,26 @@ def test_an_unreadable_argument_keeps_the_others_in_their_places(argument: str, 
     assert "= ctx->bx" in made.text.split("_bpf_readarg_on_work_3")[1]
 
 
-def test_a_probe_without_arguments_has_no_code(pie_binary: Path) -> None:
-    assert "_bpf_readarg" not in text_of(pie_binary, (0x1100, "")).text
+@pytest.mark.parametrize(
+    ("arguments", "saying", "absent"),
+    [
+        ("", "the probe app:work has no arguments, the code asks for number 1", range(1, 13)),
+        ("8@%rax", "the probe app:work has 1 argument, the code asks for number 2", range(2, 13)),
+        ("8@%rax 8@%rbx", "the probe app:work has 2 arguments, the code asks for number 0", (0, *range(3, 13))),
+    ],
+)
+def test_arguments_that_a_probe_has_not_are_declared_as_such(
+    arguments: str, saying: str, absent: Iterable[int], pie_binary: Path
+) -> None:
+    made = text_of(pie_binary, (0x1100, arguments))
+
+    assert saying in made.text
+    for number in absent:
+        assert f"static int _bpf_readarg_on_work_{number}(" in made.text
+
+
+def test_a_probe_with_all_arguments_lacks_none(pie_binary: Path) -> None:
+    made = text_of(pie_binary, (0x1100, " ".join(["8@%rax"] * 12)))
+
+    assert made.text.count("unavailable") == 1
+    assert "has 12 arguments, the code asks for number 0" in made.text

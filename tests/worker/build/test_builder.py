@@ -24,6 +24,12 @@ pytestmark = pytest.mark.bpf
 Build = Callable[[Program, int], Image]
 MakeProgram = Callable[..., Program]
 
+CODE = """
+BPF_HASH(seen, u64);
+int on_work(struct pt_regs *ctx) { u32 x = 0; bpf_usdt_readarg(1, ctx, &x); return x; }
+int on_call(struct pt_regs *ctx) { u32 x = 0; bpf_usdt_readarg(1, ctx, &x); return x; }
+"""
+
 # What one order "g" does, by (probe, value).
 WORK = {(1, 41): 3, (1, 40): 2}
 LEVEL = {(2, 30): 1, (2, 31): 1}
@@ -203,6 +209,12 @@ def test_all_maps_are_in_the_image_with_the_shape_that_the_kernel_gave_them(
         ({"usdt": {"wrk": "on_work"}}, Reason.PROBE_NOT_FOUND, "did you mean app:work?"),
         ({"usdt": {"ap:work": "on_work"}}, Reason.PROBE_NOT_FOUND, "did you mean app:work?"),
         ({"usdt": {"twin": "on_call"}}, Reason.PROBE_AMBIGUOUS, "app:twin in"),
+        (
+            {"usdt": {"work": "on_work"}, "code": CODE.replace("readarg(1", "readarg(3")},
+            Reason.COMPILE,
+            "the probe app:work has 2 arguments, the code asks for number 3",
+        ),
+        ({"code": CODE, "labels": ()}, Reason.COMPILE, "bpf_usdt_readarg is for the functions of USDT probes alone"),
         (
             {"code": "BPF_STACK_TRACE(seen, 8); int on_call(void *ctx) { return 0; }", "labels": ()},
             Reason.MAP_TYPE,
