@@ -91,6 +91,7 @@ class Supervisor:
         self._reconcile_at = 0.0
         self._first: frozenset[Slot] | None = None
         self._is_ready = False
+        self._unwritten = ""  # why the own metrics could not be written the last time
         self._stop: int | None = None
 
     def run(self) -> int:
@@ -251,7 +252,11 @@ class Supervisor:
             for kind, content in self._metrics.files(self._workers.entries.values(), self._states()).items():
                 write_metric_file(f"{kind}_supervisor.own", content, group, directory_fd=state_dir.descriptor)
         except MetricFileError as error:
-            logger.error("own metrics not written", error=str(error))
+            if str(error) != self._unwritten:  # a full file system stays full: not a line with every scrape
+                logger.error("own metrics not written", error=str(error))
+            self._unwritten = str(error)
+        else:
+            self._unwritten = ""
 
     def _states(self) -> list[tuple[str, str]]:
         """Return program and state of every target, and of those that are not taken up for want of a leader."""
