@@ -68,8 +68,10 @@ def reconcile(
 ) -> list[Action]:
     """Return what would bring `entries` closer to `desired`; what ends comes first.
 
-    `defined` maps each program of the config to its digest; `now` is in seconds of the monotonic clock.
+    `defined` maps each program of the config to its digest; `now` is in seconds of the monotonic clock. A target of a
+    former definition is not wanted any more.
     """
+    desired = {slot: target for slot, target in desired.items() if target.definition == defined.get(slot.program)}
     endings: list[Action] = []
     beginnings: list[Action] = []
     for slot, entry in entries.items():

@@ -104,6 +104,13 @@ def test_changed_definition_that_matches_nobody_ends_the_series_at_once() -> Non
     assert decide(entry(), None, digest="d2") == [Drop(SLOT, keep_files=False)]
 
 
+def test_target_of_a_former_definition_is_not_taken_up_again() -> None:
+    """A process whose leader has exited is wanted as it is; dropped and adopted by turns it kept the loop busy."""
+    assert decide(entry(), target(), digest="d2") == [Drop(SLOT, keep_files=False)]
+    assert decide(None, target(), digest="d2") == []
+    assert decide(None, target(), digest=None) == []
+
+
 def test_program_removed_from_the_config_goes_at_once() -> None:
     assert decide(entry(), None, digest=None) == [Drop(SLOT, keep_files=False)]
 
