@@ -1,5 +1,6 @@
 """The loop: wait for something to happen, look, decide, do. Nothing in it waits for anybody."""
 
+import contextlib
 import os
 import selectors
 import signal
@@ -63,7 +64,8 @@ class Supervisor:
         settings, state_dir, user = foundations.settings, foundations.state_dir, foundations.web_user
         self._definitions: dict[str, Definition] = definitions(foundations.loaded.config.programs)
         self._selector = selectors.DefaultSelector()
-        self._wakeup, self._signalled = _catch_signals()
+        self._signals: set[int] = set()
+        self._wakeup, self._signalled = _catch_signals(self._signals)
         self._selector.register(self._wakeup, selectors.EVENT_READ, lambda _now: None)
         self._metrics = OwnMetrics()
         self._metrics.attach_mode.labels("uprobe_multi" if foundations.uprobe_multi else "perf_event").set(1)
@@ -128,7 +130,11 @@ class Supervisor:
         if now < self._scan_at:
             return
         self._scan_at = now + self._foundations.settings.scan_interval
-        table = process_table()
+        try:
+            table = process_table()
+        except OSError as error:
+            logger.error("cannot look at the processes; those known go on", error=str(error))
+            return
         self._desired, self._leaderless = desired_targets(self._definitions, table, os.getpid())
         for slot, entry in self._workers.entries.items():
             entry.leader_exited = slot in self._leaderless and entry.is_taken_up
@@ -185,11 +191,13 @@ class Supervisor:
 
     # Events
 
-    def _read_signals(self) -> bytes:
-        try:
-            return self._wakeup.recv(4096)
-        except BlockingIOError:
-            return b""
+    def _read_signals(self) -> set[int]:
+        with contextlib.suppress(BlockingIOError):
+            while self._wakeup.recv(4096):
+                pass
+        numbers = self._signals.copy()
+        self._signals -= numbers
+        return numbers
 
     def _on_signal(self, number: int, now: float) -> None:
         match number:
@@ -302,13 +310,16 @@ def _is_new(entry: Entry) -> bool:
     return entry.attempts == 0 and entry.phase in (Phase.WAITING, Phase.STARTING)
 
 
-def _catch_signals() -> tuple[socket.socket, socket.socket]:
-    """Have signals arrive as bytes in a socket: nothing runs in a handler."""
+def _catch_signals(numbers: set[int]) -> tuple[socket.socket, socket.socket]:
+    """Have signals wake whoever waits for the first socket; a handler does nothing but note the number.
+
+    The bytes in the socket would tell it too, but when many children exit at once there is no room for all of them.
+    """
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
     for number in (*STOPPING, signal.SIGCHLD):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, lambda number, _: numbers.add(number))
     signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     return ours, theirs
