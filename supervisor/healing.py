@@ -4,8 +4,12 @@ A child's memory is a copy of its parent's, so start_stack and arg_start are the
 UPROBE_MULTI nobody removes its breakpoints; see worker/bpf/heal.py.
 """
 
+import contextlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+import structlog
 
 from ebpf_userspace_exporter.supervisor import children
 from ebpf_userspace_exporter.supervisor.entry import Entry
@@ -14,6 +18,8 @@ from ebpf_userspace_exporter.worker.bpf.heal import heal
 from ebpf_userspace_exporter.worker.image import Image
 from ebpf_userspace_exporter.worker.reasons import AttachError
 from ebpf_userspace_exporter.worker.target_files import TargetGone, open_probed
+
+logger = structlog.get_logger()
 
 HEAL_SECONDS = 20.0
 
@@ -47,9 +53,13 @@ class Healer:
         alive = {(process.pid, process.start_ticks) for process, _ in sick}
         self._done &= alive
         if todo := [(process.pid, images) for process, images in sick if _identity(process) not in self._done]:
+            try:
+                self._child = children.spawn("exporter-healer", lambda: _heal_all(todo), keep=())
+            except OSError as error:
+                logger.debug("no child could be forked to heal", error=str(error))
+                return  # the next look finds them again
             self._done |= alive
             self._kill_at = now + HEAL_SECONDS
-            self._child = children.spawn("exporter-healer", lambda: _heal_all(todo), keep=())
 
     def on_exit(self, pid: int) -> bool:
         """Note that the healer has done its work; False if that child was not it."""
@@ -79,14 +89,17 @@ def _heal_all(todo: Iterable[tuple[int, Iterable[Image]]]) -> None:
         for image in images:
             try:
                 _heal(pid, image)
-            except (AttachError, TargetGone):
+            except (AttachError, TargetGone, OSError):
                 continue
 
 
 def _heal(pid: int, image: Image) -> None:
     places = []
-    for number, file in enumerate(image.files):
-        probes = [probe for probe in image.probes if probe.file == number]
-        offsets = [probe.offset for probe in probes]
-        places.append((open_probed(pid, file), offsets, [probe.ref_ctr_offset for probe in probes]))
-    heal(pid, places)
+    with contextlib.ExitStack() as stack:
+        for number, file in enumerate(image.files):
+            probes = [probe for probe in image.probes if probe.file == number]
+            offsets = [probe.offset for probe in probes]
+            opened = open_probed(pid, file)
+            stack.callback(os.close, opened)
+            places.append((opened, offsets, [probe.ref_ctr_offset for probe in probes]))
+        heal(pid, places)

@@ -14,7 +14,11 @@ import structlog
 
 from ebpf_userspace_exporter.config.address import ListenAddress
 from ebpf_userspace_exporter.supervisor import children
-from ebpf_userspace_exporter.worker.kernel import set_no_new_privileges, set_parent_death_signal
+from ebpf_userspace_exporter.worker.kernel import (
+    clear_ambient_capabilities,
+    set_no_new_privileges,
+    set_parent_death_signal,
+)
 
 logger = structlog.get_logger()
 
@@ -75,8 +79,13 @@ class WebServer:
             return
         self._started = now
         self._starts += 1
+        try:
+            self.pid = children.spawn("exporter-web", self._execute, keep=())
+        except OSError as error:
+            logger.error("web not started", error=str(error))
+            self.retry_at = now + MAX_DELAY_SECONDS
+            return
         self.retry_at = inf
-        self.pid = children.spawn("exporter-web", self._execute, keep=())
 
     def on_exit(self, pid: int, exit_code: int, now: float) -> bool:
         """Note that gunicorn is gone, and when to try again; False if that child was not it."""
@@ -113,6 +122,8 @@ class WebServer:
             os.setgroups([])
             os.setgid(self._user.group)
             os.setuid(self._user.uid)
+        # Without a change of user the exec would hand them on, as it is meant to from systemd to us.
+        clear_ambient_capabilities()
         set_no_new_privileges()
         # The change of user has cleared it.
         set_parent_death_signal(signal.SIGKILL)

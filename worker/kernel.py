@@ -8,6 +8,7 @@ from enum import IntEnum
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _CAPABILITY_WORDS = 2  # 32 capabilities each, by linux/capability.h
 
@@ -68,6 +69,11 @@ def set_process_name(name: str) -> None:
 def set_no_new_privileges() -> None:
     """Make sure that no exec in this process or its children gains privileges by set-user-ID or file capabilities."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def clear_ambient_capabilities() -> None:
+    """Make sure that no exec hands capabilities on; those of this process stay until then."""
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
 
 
 def effective_capabilities() -> frozenset[Capability]:
