@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
@@ -13,6 +14,7 @@ from ebpf_userspace_exporter.worker.file_names import discard, is_ours
 logger = structlog.get_logger()
 
 CONTROL_SOCKET = "control.sock"
+MAX_SOCKET_PATH_BYTES = 107  # sun_path has 108, the last for the NUL
 LOCK = "lock"
 SCRATCH_DIRECTORIES = ("headers", "build")
 
@@ -27,8 +29,9 @@ class StateDir:
     def __init__(self, path: Path, *, group: int | None) -> None:
         """Make or take over `path`; StateDirError if it is not ours alone or another exporter has it."""
         self.path = path
+        _check_length(path)
         self._made = _make(path)
-        with contextlib.ExitStack() as undo:
+        with _os_errors(path), contextlib.ExitStack() as undo:
             self.descriptor = _open(path)
             undo.callback(os.close, self.descriptor)
             self._check()
@@ -56,8 +59,11 @@ class StateDir:
 
     def close(self) -> None:
         """Leave nothing behind; the directory itself goes too, if we made it and nobody put anything in."""
-        self.clean()
-        os.unlink(LOCK, dir_fd=self.descriptor)
+        try:
+            self.clean()
+            os.unlink(LOCK, dir_fd=self.descriptor)
+        except OSError as error:  # somebody was faster, or has taken our right to it: not a reason to end otherwise
+            logger.warning("the state directory is not cleaned", path=str(self.path), error=str(error))
         os.close(self._lock)
         os.close(self.descriptor)
         if self._made:
@@ -85,6 +91,23 @@ class StateDir:
                 f"{self.path}: another exporter is running with this state directory; "
                 "stop it, or choose another --state-dir"
             ) from error
+
+
+def _check_length(path: Path) -> None:
+    socket_bytes = len(os.fsencode(path / CONTROL_SOCKET))
+    if socket_bytes > MAX_SOCKET_PATH_BYTES:
+        raise StateDirError(
+            f"{path}: too long for the socket in it: {socket_bytes} bytes, the system takes {MAX_SOCKET_PATH_BYTES}; "
+            "choose another --state-dir"
+        )
+
+
+@contextlib.contextmanager
+def _os_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StateDirError(f"{path}: {error.strerror}; choose another --state-dir") from error
 
 
 def _open(path: Path) -> int:

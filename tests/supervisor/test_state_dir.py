@@ -1,6 +1,7 @@
 """The state directory on a real file system."""
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -97,3 +98,28 @@ def test_refusal_leaks_no_descriptor(tmp_path: Path, attempt: int) -> None:
         StateDir(path, group=None)
 
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_path_too_long_for_a_socket_says_so(tmp_path: Path) -> None:
+    """The socket itself would only say that at the end, as an exception."""
+    with pytest.raises(StateDirError, match=r"too long for the socket in it: \d{3} bytes, the system takes 107"):
+        StateDir(tmp_path / ("x" * 100), group=None)
+
+
+def test_what_the_system_refuses_is_told_and_leaks_no_descriptor(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    (path / "lock").mkdir(parents=True)
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(StateDirError, match="Is a directory; choose another --state-dir"):
+        StateDir(path, group=None)
+
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_directory_that_somebody_has_removed_is_left_without_a_word_too_many(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    state_dir = StateDir(path, group=None)
+    shutil.rmtree(path)
+    state_dir.close()
+
+    assert not path.exists()
