@@ -7,7 +7,7 @@ import array
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -72,6 +72,9 @@ class MessageError(Exception):
 
 def send(channel: socket.socket, message: Message, descriptors: Sequence[int] = ()) -> None:
     """In the worker: send one message with its descriptors."""
+    if isinstance(message, Failed):
+        # They quote names that anybody may have chosen: bytes that are no UTF-8 have no place in JSON.
+        message = replace(message, message=_readable(message.message), diagnostics=_readable(message.diagnostics))
     socket.send_fds(channel, [_ADAPTER.dump_json(message)], list(descriptors))
 
 
@@ -101,6 +104,10 @@ def receive(channel: socket.socket) -> tuple[Message, list[int]] | None:
         return _ADAPTER.validate_json(packet), list(descriptors)
     except ValidationError as error:
         raise _closed(descriptors, f"not a message: {error.errors(include_url=False)[0]['msg']}") from error
+
+
+def _readable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _closed(descriptors: Sequence[int], text: str, reason: Reason = Reason.WORKER_DIED) -> MessageError:
