@@ -317,20 +317,21 @@ def test_what_a_dead_worker_had_not_published_is_removed(scene: Scene, target: C
     assert scene.files() == [published]
 
 
-def test_file_that_cannot_be_published_costs_that_file(scene: Scene, target: Caller) -> None:
+def test_files_that_can_be_neither_published_nor_removed_cost_their_target_alone(scene: Scene, target: Caller) -> None:
+    """As on a file system that has become read-only; here what should be a folder is none."""
     entry = scene.running(target_of(target.pid))
     [published] = scene.files()
-    path = scene.state_dir.path / published
-    path.unlink()
-    path.mkdir()
-    (path / "somebody's").touch()
-    target.call(1)
-    assert scene.workers.ask(entry, 1, time.monotonic())
-    scene.until(lambda: entry.worker is not None and entry.worker.answered == 1)
-    scene.do(Drop(entry.slot, keep_files=False))
-
-    (path / "somebody's").unlink()
-    path.rmdir()
+    (scene.state_dir.path / published).unlink()
+    folder = scene.state_dir.descriptor
+    scene.state_dir.descriptor = os.open("/dev/null", os.O_RDONLY)
+    try:
+        assert scene.workers.ask(entry, 1, time.monotonic())
+        scene.until(lambda: entry.worker is not None and entry.worker.answered == 1)
+        scene.do(Drop(entry.slot, keep_files=False))
+        scene.until(lambda: scene.workers.is_empty)
+    finally:
+        os.close(scene.state_dir.descriptor)
+        scene.state_dir.descriptor = folder
 
 
 # Want
