@@ -51,7 +51,10 @@ BAD = {
         tries=TRIES_OF_RETRIED,
     ),
     "no_such_symbol": Bad(
-        "symbol_not_found", "even; did you mean event", probe="uprobes: {even: on_event}", tries=TRIES_OF_RETRIED
+        "symbol_not_found",
+        "even: it may be inlined; did you mean event",
+        probe="uprobes: {even: on_event}",
+        tries=TRIES_OF_RETRIED,
     ),
     "no_such_library": Bad(
         "file_not_found", "libmissing", probe='uprobes: {"libmissing:event": on_event}', tries=TRIES_OF_RETRIED
