@@ -78,13 +78,13 @@ class WebServer:
         if self.pid is not None or now < self.retry_at:
             return
         self._started = now
-        self._starts += 1
         try:
             self.pid = children.spawn("exporter-web", self._execute, keep=())
         except OSError as error:
             logger.error("web not started", error=str(error))
             self.retry_at = now + MAX_DELAY_SECONDS
             return
+        self._starts += 1
         self.retry_at = inf
 
     def on_exit(self, pid: int, exit_code: int, now: float) -> bool:
