@@ -135,11 +135,11 @@ class Supervisor:
         except OSError as error:
             logger.error("cannot look at the processes; those known go on", error=str(error))
             return
-        self._desired, self._leaderless = desired_targets(self._definitions, table, os.getpid())
+        self._desired, self._leaderless, unreadable = desired_targets(self._definitions, table, os.getpid())
         for slot, entry in self._workers.entries.items():
             entry.leader_exited = slot in self._leaderless and entry.is_taken_up
-            if entry.leader_exited:
-                self._desired[slot] = entry.target  # it lives; nothing can be linked to it now
+            if entry.leader_exited or (slot in unreadable and entry.is_taken_up):
+                self._desired[slot] = entry.target  # it lives; what it executes cannot be told now
         if self._foundations.uprobe_multi:
             self._healer.look(table, self._workers.entries.values(), now)
         if self._first is None:

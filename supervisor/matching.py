@@ -28,13 +28,16 @@ def matches(attachment: Attachment, process: Process) -> bool:
 
 def desired_targets(
     wanted: Mapping[str, Definition], table: Mapping[int, Process], own_pid: int
-) -> tuple[dict[Slot, Target], set[Slot]]:
-    """Return the targets, and the slots of matching processes whose leader has exited.
+) -> tuple[dict[Slot, Target], set[Slot], set[Slot]]:
+    """Return the targets, and the slots of matching processes that are none: leader exited; exec mark unreadable.
+
+    That a mark cannot be read tells nothing: it is so in the midst of an exec, and just before the end.
 
     Never among them: this process and whatever it has forked, which is builders, workers and the web.
     """
     targets: dict[Slot, Target] = {}
     leaderless: set[Slot] = set()
+    unreadable: set[Slot] = set()
     marks: dict[int, ExecMark | None] = {}
     for name, definition in wanted.items():
         for process in table.values():
@@ -49,6 +52,8 @@ def desired_targets(
             if process.pid not in marks:
                 marks[process.pid] = exec_mark(process)
             mark = marks[process.pid]
-            if mark is not None:
+            if mark is None:
+                unreadable.add(slot)
+            else:
                 targets[slot] = Target(slot, definition.digest, process.start_ticks, mark)
-    return targets, leaderless
+    return targets, leaderless, unreadable

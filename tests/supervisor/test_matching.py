@@ -26,7 +26,7 @@ def program(name: str = "malloc", *, binary_name: str = "redis-server", code: st
 def look(*processes: Process, programs: tuple[Program, ...] = (program(),)) -> tuple[set[Slot], set[Slot]]:
     """Return the slots of targets, and of those whose leader has exited."""
     table = {each.pid: each for each in processes}
-    targets, leaderless = desired_targets(definitions(programs), table, SUPERVISOR)
+    targets, leaderless, _ = desired_targets(definitions(programs), table, SUPERVISOR)
     return set(targets), leaderless
 
 
@@ -59,7 +59,7 @@ def test_every_program_has_a_target_on_every_process_that_matches() -> None:
 
 def test_target_carries_what_tells_it_from_others() -> None:
     [definition] = definitions([program()]).values()
-    targets, _ = desired_targets({"malloc": definition}, {ME: process(ME)}, SUPERVISOR)
+    targets, _, _ = desired_targets({"malloc": definition}, {ME: process(ME)}, SUPERVISOR)
     [found] = targets.values()
     executable = os.stat("/proc/self/exe")  # noqa: PTH116 - what is asked for
 
@@ -86,8 +86,11 @@ def test_dead_process_is_no_target(zombie: int) -> None:
     assert look(process(zombie, state="Z")) == (set(), set())
 
 
-def test_process_that_leaves_while_we_look_is_no_target(zombie: int) -> None:
-    assert look(process(zombie)) == (set(), set())
+def test_process_that_cannot_be_told_from_others_is_no_new_target_and_said_to_be_so(zombie: int) -> None:
+    """Its executable cannot be seen: as here when it has ended, or in the midst of an exec."""
+    targets, leaderless, unreadable = desired_targets(definitions([program()]), {zombie: process(zombie)}, SUPERVISOR)
+
+    assert (targets, leaderless, unreadable) == ({}, set(), {Slot("malloc", zombie)})
 
 
 def test_process_whose_first_thread_has_exited_is_told_apart() -> None:
