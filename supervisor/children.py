@@ -90,6 +90,21 @@ def reap() -> dict[int, int]:
         statuses[pid] = os.waitstatus_to_exitcode(status)
 
 
+def describe_exit(exit_code: int) -> str:
+    """Return how a child ended, in words: `exit code 70`, `SIGKILL`."""
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    try:
+        return signal.Signals(-exit_code).name
+    except ValueError:
+        return f"signal {-exit_code}"  # one of the real-time signals
+
+
+def terminate(pid: int) -> None:
+    """Ask a child to end; it will, when no call of the kernel's can suffer by it (worker.kernel.uninterrupted)."""
+    os.kill(pid, signal.SIGTERM)
+
+
 def kill(pid: int) -> None:
     """Kill a child that has not been reaped yet, and what it has started: a builder may run tar."""
     with contextlib.suppress(ProcessLookupError):  # it has not made its group yet

@@ -16,6 +16,7 @@ from ebpf_userspace_exporter.supervisor.entry import Entry
 from ebpf_userspace_exporter.supervisor.processes import Process
 from ebpf_userspace_exporter.worker.bpf.heal import heal
 from ebpf_userspace_exporter.worker.image import Image
+from ebpf_userspace_exporter.worker.kernel import uninterrupted
 from ebpf_userspace_exporter.worker.reasons import AttachError
 from ebpf_userspace_exporter.worker.target_files import TargetGone, open_probed
 
@@ -68,8 +69,13 @@ class Healer:
         self._child = None
         return True
 
+    def stop(self) -> None:
+        """End the healer, to exit."""
+        if self._child is not None:
+            children.terminate(self._child)
+
     def kill(self) -> None:
-        """Kill the healer, to exit."""
+        """Kill a healer that does not end."""
         if self._child is not None:
             children.kill(self._child)
 
@@ -88,7 +94,8 @@ def _heal_all(todo: Iterable[tuple[int, Iterable[Image]]]) -> None:
     for pid, images in todo:
         for image in images:
             try:
-                _heal(pid, image)
+                with uninterrupted():
+                    _heal(pid, image)
             except (AttachError, TargetGone, OSError):
                 continue
 

@@ -1,8 +1,10 @@
 """Raw calls into the kernel that Python has no function for: prctl, capabilities, system calls by number."""
 
+import contextlib
 import ctypes
 import os
 import signal
+from collections.abc import Iterator
 from enum import IntEnum
 
 _PR_SET_PDEATHSIG = 1
@@ -58,6 +60,24 @@ def set_parent_death_signal(number: signal.Signals = signal.SIGKILL) -> None:
     nothing: the caller compares getppid() afterwards.
     """
     _prctl(_PR_SET_PDEATHSIG, number)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let what is begun here with links be ended before SIGTERM, or the parent's death, ends this process.
+
+    A process that has a fatal signal while it makes or closes a link leaves the kernel's uprobe behind for good
+    ("failed to unregister, leaking uprobe"), and with it a semaphore that no other tracer may differ from. SIGKILL
+    cannot be held up: nobody sends it to a process that may be here before SIGTERM has had its time.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    set_parent_death_signal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        # Back to SIGKILL first: a parent that dies between the two is not missed.
+        set_parent_death_signal(signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
 
 
 def set_process_name(name: str) -> None:

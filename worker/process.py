@@ -19,6 +19,7 @@ from ebpf_userspace_exporter.worker.bpf.maps import create_map, read_map
 from ebpf_userspace_exporter.worker.bpf.programs import load_program, program_tag
 from ebpf_userspace_exporter.worker.collect import Collector
 from ebpf_userspace_exporter.worker.image import Image
+from ebpf_userspace_exporter.worker.kernel import uninterrupted
 from ebpf_userspace_exporter.worker.messages import (
     FINISH,
     MAX_DESCRIPTORS,
@@ -85,7 +86,8 @@ def _attach(assignment: Assignment, channel: socket.socket, pidfd: int, maps: Se
         for function in image.functions
     }
     files = [open_probed(pid, file) for file in image.files]
-    links = attach(programs, image.probes, files, pid, uprobe_multi=assignment.uprobe_multi)
+    with uninterrupted():
+        links = attach(programs, image.probes, files, pid, uprobe_multi=assignment.uprobe_multi)
     if select.select([pidfd], [], [], 0)[0]:
         # Whoever has this number now is not who was looked at.
         raise AttachError(Reason.TARGET_CHANGED, f"process {pid} exited while it was attached")
