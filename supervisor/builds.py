@@ -228,5 +228,5 @@ def _read_all(descriptor: int, limit: int) -> bytes:
     return bytes(content)
 
 
-def _paths(image: Image) -> list[str]:
-    return [file.path or "exe" for file in image.files]
+def _paths(image: Image) -> str:
+    return ", ".join(file.path or "exe" for file in image.files)

@@ -30,6 +30,16 @@ class Phase(StrEnum):
     FAILED = "failed"  # and trying again would change nothing
 
 
+# Every value of the label `state`.
+STATES = (
+    *Phase,
+    "building",
+    "retrying",
+    Reason.LEADER_EXITED,
+    Reason.STALE_FILE,
+)
+
+
 @dataclass(slots=True)
 class Worker:
     """A live worker process; `asked_at` is the time of a request that is not answered yet."""
@@ -76,6 +86,7 @@ class Entry:
     retry_at: float = 0.0
     deadline: float = inf  # of the present phase
     served: bool = False  # a scrape has had the last values
+    refused: str | None = None  # a later definition of the program that could not be built: this one goes on
     reason: Reason | None = None
     message: str = ""
 

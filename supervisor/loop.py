@@ -69,6 +69,7 @@ class Supervisor:
         self._selector.register(self._wakeup, selectors.EVENT_READ, lambda _now: None)
         self._metrics = OwnMetrics()
         self._metrics.attach_mode.labels("uprobe_multi" if foundations.uprobe_multi else "perf_event").set(1)
+        self._metrics.announce(self._definitions)
         self._note_load(successful=True)
         self._builds = foundations.builds
         self._workers = Workers(
@@ -186,8 +187,17 @@ class Supervisor:
             return
         self._is_ready = True
         self._write_own_metrics()
-        notify("READY=1", f"STATUS={len(self._workers.entries)} targets")
-        logger.info("ready", targets=len(self._workers.entries))
+        attached = sum(entry.is_enabled for entry in entries.values())
+        notify("READY=1", f"STATUS={attached} targets attached")
+        logger.info("ready", attached=attached, not_attached=len(entries) - attached)
+        self._tell_unmatched()
+
+    def _tell_unmatched(self) -> None:
+        """Say which programs have nothing to do: a misspelt name looks like a process that has not started yet."""
+        matched = {slot.program for slot in self._desired}
+        for name, definition in self._definitions.items():
+            if name not in matched:
+                logger.info("no process matches yet", program=name, binary_name=definition.program.attachment.comm)
 
     # Events
 
@@ -232,6 +242,7 @@ class Supervisor:
             for text in loaded.warnings:
                 logger.warning("config", warning=text)
             self._definitions = definitions(loaded.config.programs)
+            self._metrics.announce(self._definitions)
             self._builds.retain(definition.digest for definition in self._definitions.values())
             self._workers.on_reload()
             self._note_load(successful=True)
@@ -257,7 +268,8 @@ class Supervisor:
     def _write_own_metrics(self) -> None:
         state_dir, group = self._foundations.state_dir, self._foundations.web_user.group
         try:
-            for kind, content in self._metrics.files(self._workers.entries.values(), self._states()).items():
+            files = self._metrics.files(self._workers.entries.values(), self._definitions, self._states())
+            for kind, content in files.items():
                 write_metric_file(f"{kind}_supervisor.own", content, group, directory_fd=state_dir.descriptor)
         except MetricFileError as error:
             if str(error) != self._unwritten:  # a full file system stays full: not a line with every scrape
@@ -277,20 +289,19 @@ class Supervisor:
     def _shut_down(self) -> int:
         """Let everything go and wait for the children, for a bounded time."""
         notify("STOPPING=1")
-        deadline = time.monotonic() + SHUT_DOWN_SECONDS
         self._control.close()
         self._web.stop()
         self._builds.kill_all()
-        self._healer.kill()
+        self._healer.stop()
         self._workers.drop_all(time.monotonic())
-        while self._has_children() and time.monotonic() < deadline:
-            self._wait_for_children(deadline)
+        self._wait_until_childless(SHUT_DOWN_SECONDS)
+        self._workers.terminate_all()
+        self._wait_until_childless(0.25)
         self._workers.kill_all()
+        self._healer.kill()
         if self._web.pid is not None:
             children.kill(self._web.pid)
-        last = time.monotonic() + 0.5
-        while self._has_children() and time.monotonic() < last:
-            self._wait_for_children(last)
+        self._wait_until_childless(0.5)
         self._selector.close()
         self._foundations.state_dir.close()
         logger.info("stopped")
@@ -299,11 +310,13 @@ class Supervisor:
     def _has_children(self) -> bool:
         return not (self._workers.is_empty and self._builds.is_empty and self._healer.is_idle and self._web.pid is None)
 
-    def _wait_for_children(self, deadline: float) -> None:
-        self._selector.select(max(0.0, deadline - time.monotonic()))
-        self._read_signals()
-        for pid, exit_code in children.reap().items():
-            self._on_child_exit(pid, exit_code, time.monotonic())
+    def _wait_until_childless(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self._has_children() and time.monotonic() < deadline:
+            self._selector.select(max(0.0, deadline - time.monotonic()))
+            self._read_signals()
+            for pid, exit_code in children.reap().items():
+                self._on_child_exit(pid, exit_code, time.monotonic())
 
 
 def _is_new(entry: Entry) -> bool:

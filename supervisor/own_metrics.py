@@ -15,8 +15,9 @@ from prometheus_client import (
 
 from ebpf_userspace_exporter import __version__
 from ebpf_userspace_exporter.config.names import PREFIX
-from ebpf_userspace_exporter.supervisor.entry import Entry
+from ebpf_userspace_exporter.supervisor.entry import STATES, Entry
 from ebpf_userspace_exporter.worker.metric_file import metric_key
+from ebpf_userspace_exporter.worker.reasons import Reason
 
 ATTACH_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -65,13 +66,22 @@ class OwnMetrics:
         )
         ProcessCollector(registry=registry)
 
-    def files(self, entries: Iterable[Entry], states: Iterable[tuple[str, str]]) -> dict[str, Entries]:
+    def announce(self, programs: Iterable[str]) -> None:
+        """Have the counters of these programs there from the start: an increase from nothing is none to Prometheus."""
+        for name in programs:
+            self.targets_missed.labels(name)
+            for reason in (Reason.WORKER_DIED, Reason.WORKER_TIMEOUT):
+                self.worker_restarts.labels(name, reason)
+
+    def files(
+        self, entries: Iterable[Entry], programs: Iterable[str], states: Iterable[tuple[str, str]]
+    ) -> dict[str, Entries]:
         """Return what the `.own` files hold, by the type of metric that names them.
 
-        `states` has program and state of each target.
+        `programs` are the names in the config; `states` has program and state of each target.
         """
         files: dict[str, dict[str, tuple[float, float]]] = {"counter": {}, "gauge": {}, "histogram": {}}
-        for family in (*self._registry.collect(), *_of_entries(entries), _of_states(states)):
+        for family in (*self._registry.collect(), *_of_entries(entries), _of_states(programs, states)):
             content = files[family.type]
             for name, labels, value in _stored_samples(family):
                 content[metric_key(family.name, name, labels, family.documentation)] = (value, 0.0)
@@ -96,9 +106,12 @@ def _of_entries(entries: Iterable[Entry]) -> Iterator[Metric]:
     yield from (enabled, info)
 
 
-def _of_states(states: Iterable[tuple[str, str]]) -> Metric:
+def _of_states(programs: Iterable[str], states: Iterable[tuple[str, str]]) -> Metric:
+    """Return all states of all programs: one that matches nobody is worth an alert, and that needs a 0."""
     targets = Metric(f"{PREFIX}targets", "Targets by the state they are in.", "gauge")
-    for (name, state), count in sorted(Tally(states).items()):
+    counts = Tally({(name, str(state)): 0 for name in programs for state in STATES})
+    counts.update(states)
+    for (name, state), count in sorted(counts.items()):
         targets.add_sample(targets.name, {"name": name, "state": state}, count)
     return targets
 

@@ -31,6 +31,13 @@ class Relink:
 
 
 @dataclass(frozen=True, slots=True)
+class Swap:
+    """The program has changed: once it is built for this process, let it take the place of the one that runs."""
+
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """The target is gone or no longer matches: read its maps for the last time."""
 
@@ -60,7 +67,7 @@ class Drop:
     keep_files: bool
 
 
-Action = Adopt | Start | Relink | Finish | Kill | Ping | Drop
+Action = Adopt | Start | Relink | Swap | Finish | Kill | Ping | Drop
 
 
 def reconcile(
@@ -101,6 +108,9 @@ def _next(entry: Entry, wanted: Target | None, digest: str | None, now: float) -
     slot = entry.slot
     if digest is None:
         yield Drop(slot, keep_files=False)
+    elif digest != entry.target.definition and entry.is_enabled and wanted == entry.target.redefined(digest):
+        yield Swap(wanted)
+        yield from _keep_going(entry, now)
     elif digest != entry.target.definition:
         # Its series end when the new definition's begin; if nothing matches that one, at once.
         yield Drop(slot, keep_files=wanted is not None)

@@ -17,6 +17,7 @@ from ebpf_userspace_exporter.supervisor.state_dir import StateDir, StateDirError
 from ebpf_userspace_exporter.supervisor.webserver import WebUserError, web_user
 from ebpf_userspace_exporter.worker.bpf.selftest import perf_uprobes_work, uprobe_multi_works
 from ebpf_userspace_exporter.worker.build.headers import HeadersError, find_headers
+from ebpf_userspace_exporter.worker.kernel import Capability, effective_capabilities
 from ebpf_userspace_exporter.worker.reasons import AttachError
 from ebpf_userspace_exporter.worker.rehearsal import rehearse
 
@@ -32,11 +33,11 @@ class CannotAttachError(Exception):
 def run(settings: Settings, loaded: Loaded) -> int:
     """Run the exporter until it is told to stop; return the exit code of the process."""
     raise_limit()
+    # Until the loop can see to what there is to clean up, a stop waits; nor may it hit the self-test's links.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         user = web_user(settings.web_user)
         uprobe_multi = _choose_attach_mode()
-        # From here on there is something to clean up: until the loop can see to that, a stop waits.
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         state_dir = StateDir(settings.state_dir, group=user.group)
     except (StateDirError, WebUserError, CannotAttachError) as error:
         logger.error("cannot start", error=str(error))
@@ -77,8 +78,16 @@ def _choose_attach_mode() -> bool:
         multi = uprobe_multi_works()
         if multi.works:
             return True
-        logger.info("probes are attached by perf events", uprobe_multi=multi.detail)
+        why = multi.detail
+    else:
+        why = f"{ATTACH_VARIABLE}=perf"
     perf = perf_uprobes_work()
     if not perf.works:
+        if not effective_capabilities() >= {Capability.BPF, Capability.PERFMON, Capability.SYS_PTRACE}:
+            raise CannotAttachError(
+                f"no right to attach probes: run it as root (sudo), or with CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE, "
+                f"where probes are perf events with CAP_SYS_ADMIN too ({perf.detail})"
+            )
         raise CannotAttachError(f"probes cannot be attached here: {perf.detail}")
+    logger.info("probes are attached by perf events", uprobe_multi=why)
     return False

@@ -1,6 +1,6 @@
 """What a worker is for: one program on one process, told apart from every other use of that process's number."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,6 @@ class Target:
     start_ticks: int
     exec_mark: ExecMark
 
-    def is_same_process(self, other: "Target") -> bool:
-        """Whether only an exec lies between the two."""
-        return (self.slot, self.definition, self.start_ticks) == (other.slot, other.definition, other.start_ticks)
+    def redefined(self, definition: str) -> "Target":
+        """Return the target that this is for a program that has changed."""
+        return replace(self, definition=definition)

@@ -94,12 +94,12 @@ class WebServer:
         self.pid = None
         self._attempts = 0 if now - self._started > HEALTHY_SECONDS else self._attempts + 1
         self.could_never_listen = exit_code == EXIT_CANNOT_LISTEN and self._starts == 1
-        if self._is_stopping:
-            logger.info("web exited", exit_code=exit_code)
+        if self._is_stopping or self.could_never_listen:
+            logger.info("web exited", ended=children.describe_exit(exit_code))
             return True
         delay = min(MAX_DELAY_SECONDS, 0.1 * 2 ** (self._attempts - 1)) if self._attempts else 0.0
         self.retry_at = now + delay
-        logger.warning("web exited", exit_code=exit_code, restart_in=f"{delay:.1f}s")
+        logger.warning("web exited", ended=children.describe_exit(exit_code), restart_in=f"{delay:.1f}s")
         return True
 
     def stop(self) -> None:
@@ -115,8 +115,14 @@ class WebServer:
         try:
             listener = listen(self._listen)
         except OSError as error:
-            logger.error("cannot listen", address=str(self._listen), error=error.strerror or str(error))
+            logger.error(
+                "cannot listen; choose another --listen-address, or end who listens there",
+                address=str(self._listen),
+                error=error.strerror or str(error),
+            )
             raise SystemExit(EXIT_CANNOT_LISTEN) from error
+        host, port = listener.getsockname()[:2]
+        logger.info("listening", address=str(ListenAddress(host, port)))
         listener.set_inheritable(True)
         if self._user.group is not None:
             os.setgroups([])

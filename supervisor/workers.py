@@ -7,7 +7,7 @@ import select
 import selectors
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import assert_never
 
@@ -31,7 +31,7 @@ from ebpf_userspace_exporter.supervisor.failures import FailureLog
 from ebpf_userspace_exporter.supervisor.matching import Definition
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
 from ebpf_userspace_exporter.supervisor.processes import read_process
-from ebpf_userspace_exporter.supervisor.reconcile import Action, Adopt, Drop, Finish, Kill, Ping, Relink, Start
+from ebpf_userspace_exporter.supervisor.reconcile import Action, Adopt, Drop, Finish, Kill, Ping, Relink, Start, Swap
 from ebpf_userspace_exporter.supervisor.state_dir import StateDir
 from ebpf_userspace_exporter.supervisor.targets import Slot, Target
 from ebpf_userspace_exporter.worker import file_names, process
@@ -75,6 +75,7 @@ class _Departing:
     slot: Slot
     generation: int
     kill_at: float
+    is_late: bool = False
 
 
 class Workers:
@@ -101,6 +102,8 @@ class Workers:
                 self._start(self.entries[slot], now)
             case Relink(target):
                 self._relink(self.entries[target.slot], target, now)
+            case Swap(target):
+                self._swap(self.entries[target.slot], target, definitions[target.slot.program], now)
             case Finish(slot):
                 self._finish(self.entries[slot], now)
             case Kill(slot, reason):
@@ -148,11 +151,11 @@ class Workers:
         return True
 
     def kill_late(self, now: float) -> None:
-        """Kill the children that take too long to leave."""
+        """End the children that take too long to leave: those that still attach have their time to stop."""
         for pid, departing in self._departing.items():
             if departing.kill_at <= now:
-                children.kill(pid)
-                self._departing[pid] = _Departing(departing.slot, departing.generation, now + LEAVE_SECONDS)
+                (children.kill if departing.is_late else children.terminate)(pid)
+                self._departing[pid] = replace(departing, kill_at=now + LEAVE_SECONDS, is_late=True)
 
     def on_build(self, now: float) -> None:
         """Have everybody who waits for an image ask again."""
@@ -162,13 +165,20 @@ class Workers:
         self.has_changed = True
 
     def on_reload(self) -> None:
-        """Report failures anew: the operator may have mended some."""
+        """Try what was refused again, and report failures anew: the operator may have mended some."""
         self._failures.forget()
+        for entry in self.entries.values():
+            entry.refused = None
 
     def drop_all(self, now: float) -> None:
         """Let go of everything, to exit."""
         for entry in list(self.entries.values()):
             self._drop(entry, now, keep_files=False)
+
+    def terminate_all(self) -> None:
+        """Ask every child that is left to end."""
+        for pid in (*self._departing, *self._by_pid):
+            children.terminate(pid)
 
     def kill_all(self) -> None:
         """Kill every child that is left."""
@@ -271,6 +281,7 @@ class Workers:
     def _relink(self, entry: Entry, target: Target, now: float) -> None:
         logger.info("target executed another program", program=target.slot.program, pid=target.slot.pid)
         self._builds.forget(entry.target)
+        may_attach = entry.phase is Phase.STARTING
         entry.target, entry.discovered = target, now
         entry.phase, entry.deadline, entry.retry_at = Phase.WAITING, now + LEAVE_SECONDS, now
         entry.attempts, entry.reason, entry.message = 0, None, ""
@@ -280,7 +291,24 @@ class Workers:
         if worker is not None:
             worker.is_replaced = True
             self._by_pid[worker.pid] = entry
-            children.kill(worker.pid)
+            (children.terminate if may_attach else children.kill)(worker.pid)
+
+    def _swap(self, entry: Entry, target: Target, definition: Definition, now: float) -> None:
+        """Change to a changed program when it is built; one that cannot be leaves the old one at work."""
+        if entry.refused == target.definition:
+            return
+        try:
+            image = self._builds.image_for(target, definition.program, now)
+        except (AttachError, TargetGone) as error:
+            if isinstance(error, AttachError) and error.reason is not Reason.TARGET_CHANGED:
+                entry.refused = target.definition
+                self._failures.note(target, error)
+                self._metrics.reload_successful.set(0)
+                logger.error("changed program not taken; the one before goes on", program=target.slot.program)
+            return
+        if image is not None:
+            self._drop(entry, now, keep_files=True)
+            self._adopt(target, definition, now)
 
     def _finish(self, entry: Entry, now: float) -> None:
         self._on_message(entry, now)  # it may have attached just now
@@ -313,10 +341,11 @@ class Workers:
         worker = entry.worker
         if worker is None:
             return
+        may_attach = entry.phase is Phase.STARTING and worker.killed_for is None
         worker.killed_for = reason
         worker.asked_at = now
         entry.deadline = now + HANG_SECONDS
-        children.kill(worker.pid)
+        (children.terminate if may_attach else children.kill)(worker.pid)
 
     def _ping(self, entry: Entry, now: float) -> None:
         if not self.ask(entry, 0, now):
@@ -368,7 +397,7 @@ class Workers:
             if received is None:
                 self._hang_up(worker)
                 if not worker.is_reaped:
-                    children.kill(worker.pid)  # whatever keeps it: it can say nothing any more
+                    children.terminate(worker.pid)  # whatever keeps it: it can say nothing any more
                 return
             self._take(entry, worker, *received, now)
 
@@ -427,13 +456,11 @@ class Workers:
 
     def _after_worker(self, entry: Entry, worker: Worker, exit_code: int, now: float) -> None:
         """Decide what the death of a worker means in the phase in which it died."""
-        died = worker.killed_for or Reason.WORKER_DIED
+        died, ended = worker.killed_for or Reason.WORKER_DIED, children.describe_exit(exit_code)
         name, pid = _name(entry.slot)
         match entry.phase:
             case Phase.STARTING:
-                self._fail(
-                    entry, AttachError(died, f"worker ended with exit code {exit_code} before it was ready"), now
-                )
+                self._fail(entry, AttachError(died, f"worker ended ({ended}) before it was ready"), now)
             case Phase.RUNNING:
                 self._metrics.worker_restarts.labels(name, died).inc()
                 entry.attempts = 0 if now - worker.started > HEALTHY_SECONDS else entry.attempts + 1
@@ -441,15 +468,13 @@ class Workers:
                 delay = min(MAX_RETRY_SECONDS, FIRST_RESTART_SECONDS * 2.0 ** max(0, entry.attempts - 1))
                 entry.retry_at = now + delay
                 logger.warning(
-                    "worker gone", program=name, pid=pid, exit_code=exit_code, reason=died, restart_in=f"{delay:.1f}s"
+                    "worker gone", program=name, pid=pid, ended=ended, reason=died, restart_in=f"{delay:.1f}s"
                 )
             case Phase.FINISHING:
                 if entry.attempts < MAX_LAST_READERS:
                     self._fork_last_reader(entry, now)
                 else:
-                    logger.error(
-                        "last values lost", program=entry.slot.program, pid=entry.slot.pid, exit_code=exit_code
-                    )
+                    logger.error("last values lost", program=entry.slot.program, pid=entry.slot.pid, ended=ended)
                     self._end(entry, now)
             case Phase.WAITING | Phase.EXITED | Phase.FAILED:
                 pass  # who is to try again has its time for that

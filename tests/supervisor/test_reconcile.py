@@ -16,6 +16,7 @@ from ebpf_userspace_exporter.supervisor.reconcile import (
     Ping,
     Relink,
     Start,
+    Swap,
     next_deadline,
     reconcile,
 )
@@ -174,3 +175,30 @@ def test_every_action_changes_what_called_for_it_or_has_a_later_deadline(
             subject.worker.channel = channel
         if not decide(subject, want):
             assert next_deadline(subject, NOW) > NOW
+
+
+def test_changed_program_takes_the_place_of_one_that_counts_when_it_is_built() -> None:
+    counting = entry()
+    counting.holdings.links = [7]
+
+    assert decide(counting, target(definition="d2"), digest="d2") == [Swap(target(definition="d2"))]
+
+
+def test_program_that_waits_to_be_swapped_is_cared_for_as_before() -> None:
+    hung = entry()
+    hung.holdings.links = [7]
+    assert hung.worker is not None
+    hung.worker.asked_at = NOW - HANG_SECONDS
+
+    after = target(definition="d2")
+    assert decide(hung, after, digest="d2") == [Swap(after), Kill(SLOT, Reason.WORKER_TIMEOUT)]
+
+
+@pytest.mark.parametrize(
+    "after", [target(definition="d2", exe=2), target(definition="d2", start_ticks=250)], ids=["exec", "reused pid"]
+)
+def test_changed_program_on_another_executable_or_process_is_not_waited_for(after: Target) -> None:
+    counting = entry()
+    counting.holdings.links = [7]
+
+    assert decide(counting, after, digest="d2") == [Drop(SLOT, keep_files=True), Adopt(after)]
