@@ -28,13 +28,15 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 Found = TypeVar("Found")
 
 
-def until(condition: Callable[[], Found | None], what: str, *, seconds: float = DEADLINE_SECONDS) -> Found:
-    """Return the first true value of `condition`; fail if there is none in time."""
+def until(
+    condition: Callable[[], Found | None], what: str, *, seconds: float = DEADLINE_SECONDS, pause: float = 0.02
+) -> Found:
+    """Return the first true value of `condition`, asked for every `pause` seconds; fail if there is none in time."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds:.0f} s: {what}")
-        time.sleep(0.02)
+        time.sleep(pause)
     return found
 
 

@@ -42,7 +42,7 @@ def running(target: PythonTarget) -> Iterator[Exporter]:
     folder.chmod(0o755)
     state = folder / "state"
     state.mkdir(mode=0o750)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,mode=750", "tmpfs", state], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=750", "tmpfs", state], check=True)
     try:
         started = start(folder, series_config(binary_name=NAME))
         try:
