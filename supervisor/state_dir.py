@@ -16,6 +16,7 @@ logger = structlog.get_logger()
 CONTROL_SOCKET = "control.sock"
 MAX_SOCKET_PATH_BYTES = 107  # sun_path has 108, the last for the NUL
 LOCK = "lock"
+LOCK_CONTENT = b"state directory of ebpf-userspace-exporter\n"
 SCRATCH_DIRECTORIES = ("headers", "build")
 
 
@@ -35,10 +36,13 @@ class StateDir:
             self.descriptor = _open(path)
             undo.callback(os.close, self.descriptor)
             self._check()
+            self._check_content()
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             self._lock = os.open(LOCK, flags, mode=0o600, dir_fd=self.descriptor)
             undo.callback(os.close, self._lock)
             self._take_lock()
+            os.pwrite(self._lock, LOCK_CONTENT, 0)
+            self._found = os.fstat(self.descriptor)
             self.clean()
             os.fchmod(self.descriptor, 0o750)
             if group is not None:
@@ -65,6 +69,10 @@ class StateDir:
         except OSError as error:  # somebody was faster, or has taken our right to it: not a reason to end otherwise
             logger.warning("the state directory is not cleaned", path=str(self.path), error=str(error))
         os.close(self._lock)
+        if not self._made:
+            with contextlib.suppress(OSError):
+                os.fchown(self.descriptor, -1, self._found.st_gid)
+                os.fchmod(self.descriptor, stat.S_IMODE(self._found.st_mode))
         os.close(self.descriptor)
         if self._made:
             try:
@@ -80,8 +88,24 @@ class StateDir:
             )
         if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise StateDirError(
-                f"{self.path}: mode {stat.S_IMODE(status.st_mode):04o} lets others write; run: chmod go-w {self.path}"
+                f"{self.path}: mode {stat.S_IMODE(status.st_mode):04o} lets others write; choose another --state-dir"
             )
+
+    def _check_content(self) -> None:
+        """Refuse a directory that is somebody's: what has our names in it would be removed."""
+        names = os.listdir(self.descriptor)  # noqa: PTH208 - as above
+        if all(map(is_ours, names)):
+            return
+        with contextlib.suppress(OSError):
+            lock = os.open(LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.descriptor)
+            try:
+                if os.read(lock, len(LOCK_CONTENT) + 1) == LOCK_CONTENT:
+                    return
+            finally:
+                os.close(lock)
+        raise StateDirError(
+            f"{self.path}: not empty, and no exporter's state directory; choose a new or empty folder (--state-dir)"
+        )
 
     def _take_lock(self) -> None:
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ebpf_userspace_exporter.supervisor.state_dir import StateDir, StateDirError
+from ebpf_userspace_exporter.supervisor.state_dir import LOCK_CONTENT, StateDir, StateDirError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives directories to other users")
 
@@ -38,6 +38,7 @@ def test_what_an_exporter_left_is_removed_and_nothing_else(tmp_path: Path) -> No
     (path / "build" / "deep" / "file").write_bytes(b"x")
     (path / "headers").symlink_to(tmp_path)
     (tmp_path / "precious").write_bytes(b"x")
+    (path / "lock").write_bytes(LOCK_CONTENT)
 
     state_dir = StateDir(path, group=None)
     assert sorted(os.listdir(path)) == sorted([*theirs, "build", "headers", "lock"])
@@ -46,6 +47,43 @@ def test_what_an_exporter_left_is_removed_and_nothing_else(tmp_path: Path) -> No
     assert (tmp_path / "precious").exists()
     state_dir.close()
     assert sorted(os.listdir(path)) == sorted(theirs)
+
+
+@pytest.mark.parametrize("name", ["build", "lock", "notes.txt", "control.sock"])
+def test_directory_with_somebody_elses_content_is_refused_and_left_as_it_is(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "state"
+    path.mkdir(mode=0o755)
+    (path / name).write_bytes(b"precious")
+
+    with pytest.raises(
+        StateDirError, match="not empty, and no exporter's state directory; choose a new or empty folder"
+    ):
+        StateDir(path, group=NOBODY)
+
+    assert (path / name).read_bytes() == b"precious"
+    assert (stat.S_IMODE(path.stat().st_mode), path.stat().st_gid) == (0o755, 0)
+
+
+def test_stale_metric_files_alone_are_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.mkdir(mode=0o755)
+    (path / "counter_gc-0a1b2c3d_17.db").write_bytes(b"x")
+
+    StateDir(path, group=NOBODY).close()
+
+    assert os.listdir(path) == []
+
+
+def test_directory_that_was_there_gets_its_mode_and_group_back(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.mkdir(mode=0o755)
+
+    state_dir = StateDir(path, group=NOBODY)
+    during = path.stat()
+    state_dir.close()
+
+    assert (stat.S_IMODE(during.st_mode), during.st_gid) == (0o750, NOBODY)
+    assert (stat.S_IMODE(path.stat().st_mode), path.stat().st_gid) == (0o755, 0)
 
 
 def test_second_exporter_is_refused(tmp_path: Path) -> None:
@@ -62,7 +100,7 @@ def test_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
     path.mkdir()
     path.chmod(0o775)
 
-    with pytest.raises(StateDirError, match=r"mode 0775 lets others write; run: chmod go-w"):
+    with pytest.raises(StateDirError, match=r"mode 0775 lets others write; choose another"):
         StateDir(path, group=None)
 
 
@@ -110,7 +148,7 @@ def test_what_the_system_refuses_is_told_and_leaks_no_descriptor(tmp_path: Path)
     path = tmp_path / "state"
     (path / "lock").mkdir(parents=True)
     before = set(os.listdir("/proc/self/fd"))
-    with pytest.raises(StateDirError, match="Is a directory; choose another --state-dir"):
+    with pytest.raises(StateDirError, match="choose a new or empty folder"):
         StateDir(path, group=None)
 
     assert set(os.listdir("/proc/self/fd")) == before
