@@ -70,12 +70,12 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class _Departing:
-    """A child whose work is over; it is detaching."""
+    """A child whose work is over; it is detaching, or still attaching: then SIGTERM comes before SIGKILL."""
 
     slot: Slot
     generation: int
     kill_at: float
-    is_late: bool = False
+    may_attach: bool
 
 
 class Workers:
@@ -154,8 +154,8 @@ class Workers:
         """End the children that take too long to leave: those that still attach have their time to stop."""
         for pid, departing in self._departing.items():
             if departing.kill_at <= now:
-                (children.kill if departing.is_late else children.terminate)(pid)
-                self._departing[pid] = replace(departing, kill_at=now + LEAVE_SECONDS, is_late=True)
+                (children.terminate if departing.may_attach else children.kill)(pid)
+                self._departing[pid] = replace(departing, kill_at=now + LEAVE_SECONDS, may_attach=False)
 
     def on_build(self, now: float) -> None:
         """Have everybody who waits for an image ask again."""
@@ -559,7 +559,9 @@ class Workers:
         self._hang_up(worker)
         if not worker.is_reaped:
             self._by_pid.pop(worker.pid, None)
-            self._departing[worker.pid] = _Departing(entry.slot, entry.generation, now + LEAVE_SECONDS)
+            self._departing[worker.pid] = _Departing(
+                entry.slot, entry.generation, now + LEAVE_SECONDS, may_attach=entry.phase is Phase.STARTING
+            )
 
     def _hang_up(self, worker: Worker) -> None:
         if worker.channel is not None:
