@@ -162,6 +162,10 @@ class Builds:
         for target in [target for target in self._answers if target.definition not in kept]:
             del self._answers[target]
 
+    def give_back(self, target: Target, image: Image) -> None:
+        """Keep an image of one process until its target asks for it once more."""
+        self._answers[target] = image
+
     def forget(self, target: Target) -> None:
         """Drop an answer that nobody will ask for any more."""
         self._answers.pop(target, None)

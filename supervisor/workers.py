@@ -306,9 +306,14 @@ class Workers:
                 self._metrics.reload_successful.set(0)
                 logger.error("changed program not taken; the one before goes on", program=target.slot.program)
             return
+        except OSError as error:  # no builder could be forked: the next look asks again
+            logger.warning("changed program not built yet", program=target.slot.program, error=str(error))
+            return
         if image is not None:
             self._drop(entry, now, keep_files=True)
             self._adopt(target, definition, now)
+            if image.process_bound and target.slot in self.entries:
+                self._builds.give_back(target, image)
 
     def _finish(self, entry: Entry, now: float) -> None:
         self._on_message(entry, now)  # it may have attached just now

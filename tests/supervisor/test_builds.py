@@ -153,6 +153,16 @@ def test_image_of_one_process_is_for_its_own_target_and_given_once(builds: Build
     assert built.process_bound
 
 
+def test_image_of_one_process_that_is_given_back_is_given_out_again(builds: Builds, pids: list[int]) -> None:
+    ask(builds, "image bound", pids[0])
+    wait_for_builders(builds)
+    built = ask(builds, "image bound", pids[0])
+    assert built is not None
+    builds.give_back(target("image bound", pids[0]), built)
+
+    assert ask(builds, "image bound", pids[0]) is built
+
+
 def test_image_of_one_process_is_not_kept_for_a_target_that_was_given_up(builds: Builds, pids: list[int]) -> None:
     ask(builds, "image bound", pids[0])
     builds.forget(target("image bound", pids[0]))

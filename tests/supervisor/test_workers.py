@@ -15,7 +15,7 @@ import pytest
 
 from ebpf_userspace_exporter.supervisor.entry import Phase
 from ebpf_userspace_exporter.supervisor.processes import read_process
-from ebpf_userspace_exporter.supervisor.reconcile import Adopt, Drop, Finish, Kill, Ping, Relink, Start
+from ebpf_userspace_exporter.supervisor.reconcile import Adopt, Drop, Finish, Kill, Ping, Relink, Start, Swap
 from ebpf_userspace_exporter.supervisor.targets import ExecMark, Target
 from ebpf_userspace_exporter.worker.messages import Failed, Linked, MapsMade, send
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
@@ -293,6 +293,55 @@ def test_ping_that_cannot_be_sent_is_not_due_again_at_once(scene: Scene, target:
     scene.do(Ping(entry.slot))
 
     assert entry.deadline > time.monotonic()
+
+
+# A changed program
+
+
+def redefined(target: Target) -> Target:
+    return target.redefined("another digest")
+
+
+def test_changed_program_takes_the_place_of_the_one_before(scene: Scene, target: Caller) -> None:
+    seen = target_of(target.pid)
+    before = scene.running(seen)
+    scene.do(Swap(redefined(seen)))
+    after = scene.workers.entries[seen.slot]
+
+    assert after is not before
+    assert before.holdings.links == []
+    scene.do(Start(seen.slot))
+    scene.until(lambda: after.phase is Phase.RUNNING)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [AttachError(Reason.COMPILE, "no"), BlockingIOError(errno.EAGAIN, "no child"), TargetGone(1)],
+    ids=["does not compile", "no builder", "gone"],
+)
+def test_changed_program_that_cannot_be_had_leaves_the_one_before_at_work(
+    scene: Scene, target: Caller, error: Exception
+) -> None:
+    seen = target_of(target.pid)
+    entry = scene.running(seen)
+    scene.builds.error = error
+    scene.do(Swap(redefined(seen)))
+    target.call(3)
+    scene.do(Ping(entry.slot))
+    scene.until(lambda: entry.worker is not None and entry.worker.asked_at is None)
+
+    assert scene.workers.entries == {seen.slot: entry}
+    assert scene.value(seen.slot) == 3
+
+
+def test_changed_program_that_is_bound_to_its_process_is_built_once(scene: Scene, target: Caller) -> None:
+    assert scene.builds.image is not None
+    scene.builds.image = dataclasses.replace(scene.builds.image, process_bound=True)
+    seen = target_of(target.pid)
+    scene.running(seen)
+    scene.do(Swap(redefined(seen)))
+
+    assert scene.builds._answers == {redefined(seen): scene.builds.image}
 
 
 # Files
