@@ -164,11 +164,13 @@ def test_files_damaged_all_the_time_cost_nothing_in_the_end(
 ) -> None:
     account = Account.opened(running, target)
     before = descriptors_at_rest(running.process.pid)
-    with scraping(running, "gc_total", pid=neighbour.pid), traffic(target):
-        for damage in CHANCE.choices([*UNREADABLE.values(), *UNNOTICED.values()], k=60):
+    with scraping(running, "gc_total", pid=neighbour.pid) as scrapes, traffic(target):
+        for number, damage in enumerate(CHANCE.choices([*UNREADABLE.values(), *UNNOTICED.values()], k=60)):
             # Gone, or a folder from the damage before that nobody has replaced yet.
             with contextlib.suppress(OSError, ValueError):
                 damage(metric_file(running, target))
+            if number % 4 == 0:
+                scrapes.wait_for(0)
 
     counted, own = account.balance()
     assert counted == own > 0
