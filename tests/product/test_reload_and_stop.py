@@ -132,9 +132,9 @@ def test_a_stop_while_it_starts_leaves_nothing(target: Target) -> None:
 
 def test_a_state_directory_that_was_there_stays_with_what_is_not_ours(target: Target) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "notes.txt").touch()
         with exporter(config(events_program()), "--state-dir", folder) as running:
             running.wait_attached("events", target.pid)
+            (Path(folder) / "notes.txt").touch()
             assert list(Path(folder).glob("counter_events-*.db"))
 
             assert running.stop() == 0
@@ -235,6 +235,28 @@ def test_a_broken_config_changes_nothing_and_is_reported_until_it_is_mended(runn
 
     assert running.value("config_last_reload_successful") == 1
     assert (running.value("config_last_reload_success_timestamp_seconds") or 0) > (loaded_at or 0)
+    assert set(running.children("exporter-worker")) == workers
+
+
+def test_a_program_that_does_not_compile_any_more_goes_on_as_it_was(running: Exporter, target: Target) -> None:
+    good = running.config.read_text()
+    mistaken = events_program().replace("counts.increment", "mistake.increment")
+    before, workers = counts(running, target), set(running.children("exporter-worker"))
+
+    reload(running, config(mistaken, work_program("kept"), work_program("removed")))
+    until(lambda: running.value("attach_failures_total", name="events", reason="compile"), "the failure is counted")
+    target.tell("event 0 /path 10.0.0.1 1 3")
+
+    assert running.value("config_last_reload_successful") == 0
+    assert running.log.count("mistake") > 0
+    assert counts(running, target) == {**before, "events_total": 8, "events_returned_total": 8}
+    assert set(running.children("exporter-worker")) == workers
+
+    reload(running, good)
+    target.tell("event 0 /path 10.0.0.1 1 1")
+
+    assert running.value("config_last_reload_successful") == 1
+    assert counts(running, target)["events_total"] == 9
     assert set(running.children("exporter-worker")) == workers
 
 
