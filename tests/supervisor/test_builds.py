@@ -259,7 +259,7 @@ def test_target_that_left_its_builder_is_told_alone(builds: Builds, pids: list[i
     assert refused(builds, "gone", pids[0]).reason is Reason.TARGET_CHANGED
 
 
-@pytest.mark.parametrize("end", [lambda pid: os.kill(pid, signal.SIGKILL), lambda pid: os.kill(pid, signal.SIGSEGV)])
+@pytest.mark.parametrize("end", [lambda pid: os.kill(pid, signal.SIGKILL), lambda pid: os.kill(pid, signal.SIGTERM)])
 def test_builder_that_was_killed_is_a_failure_that_may_pass(
     builds: Builds, pids: list[int], end: Callable[[int], None]
 ) -> None:
