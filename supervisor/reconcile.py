@@ -108,15 +108,22 @@ def _next(entry: Entry, wanted: Target | None, digest: str | None, now: float) -
     slot = entry.slot
     if digest is None:
         yield Drop(slot, keep_files=False)
-    elif digest != entry.target.definition and entry.is_enabled and wanted == entry.target.redefined(digest):
+    elif digest in (entry.target.definition, entry.refused):
+        yield from _next_of_same_program(entry, wanted, now)
+    elif entry.is_enabled and wanted == entry.target.redefined(digest):
         yield Swap(wanted)
         yield from _keep_going(entry, now)
-    elif digest != entry.target.definition:
+    else:
         # Its series end when the new definition's begin; if nothing matches that one, at once.
         yield Drop(slot, keep_files=wanted is not None)
         if wanted is not None:
             yield Adopt(wanted)
-    elif entry.phase is Phase.EXITED:
+
+
+def _next_of_same_program(entry: Entry, wanted: Target | None, now: float) -> Iterator[Action]:
+    """Yield what the entry needs by its own definition, though the config may have one that was refused."""
+    slot = entry.slot
+    if entry.phase is Phase.EXITED:
         if wanted is not None:
             yield Drop(slot, keep_files=True)
             yield Adopt(wanted)
@@ -127,8 +134,8 @@ def _next(entry: Entry, wanted: Target | None, digest: str | None, now: float) -
             yield Kill(slot, Reason.WORKER_TIMEOUT)
     elif entry.exited or wanted is None or wanted.start_ticks != entry.target.start_ticks:
         yield Finish(slot)
-    elif wanted != entry.target:
-        yield Relink(wanted)
+    elif (as_defined_here := wanted.redefined(entry.target.definition)) != entry.target:
+        yield Relink(as_defined_here)
     else:
         yield from _keep_going(entry, now)
 

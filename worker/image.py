@@ -73,7 +73,7 @@ class Image:
     """A compiled program and where it goes."""
 
     functions: Annotated[tuple[Function, ...], Field(max_length=256)]
-    maps: Annotated[tuple[MapShape, ...], Field(max_length=256)]
+    maps: Annotated[tuple[MapShape, ...], Field(max_length=250)]  # they are handed over in one message (SCM_MAX_FD)
     files: Annotated[tuple[ProbedFile, ...], Field(max_length=64)]
     probes: Annotated[tuple[Probe, ...], Field(max_length=4096)]
     process_bound: bool = False  # the generated argument code holds addresses of one process: not for others

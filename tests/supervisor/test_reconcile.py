@@ -195,6 +195,25 @@ def test_program_that_waits_to_be_swapped_is_cared_for_as_before() -> None:
 
 
 @pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        pytest.param(target(definition="d2"), [], id="runs"),
+        pytest.param(target(definition="d2", exe=2), [Relink(target(exe=2))], id="exec"),
+        pytest.param(target(definition="d2", start_ticks=250), [Finish(SLOT)], id="reused pid"),
+        pytest.param(None, [Finish(SLOT)], id="gone"),
+    ],
+)
+def test_program_whose_changed_form_was_refused_goes_on_by_its_own(
+    after: Target | None, expected: list[Action]
+) -> None:
+    counting = entry()
+    counting.holdings.links = [7]
+    counting.refused = "d2"
+
+    assert decide(counting, after, digest="d2") == expected
+
+
+@pytest.mark.parametrize(
     "after", [target(definition="d2", exe=2), target(definition="d2", start_ticks=250)], ids=["exec", "reused pid"]
 )
 def test_changed_program_on_another_executable_or_process_is_not_waited_for(after: Target) -> None:
