@@ -19,6 +19,7 @@ from ebpf_userspace_exporter.supervisor import children
 from ebpf_userspace_exporter.supervisor.builds import Builds
 from ebpf_userspace_exporter.supervisor.control import Client, ControlSocket
 from ebpf_userspace_exporter.supervisor.entry import Entry, Phase
+from ebpf_userspace_exporter.supervisor.forking import WorkerSettings
 from ebpf_userspace_exporter.supervisor.healing import Healer
 from ebpf_userspace_exporter.supervisor.matching import Definition, definitions, desired_targets
 from ebpf_userspace_exporter.supervisor.notify import notify, reloading
@@ -73,7 +74,11 @@ class Supervisor:
         self._note_load(successful=True)
         self._builds = foundations.builds
         self._workers = Workers(
-            Surroundings(self._selector, state_dir, user.group, settings.exit_grace, foundations.uprobe_multi),
+            Surroundings(
+                self._selector,
+                settings.exit_grace,
+                WorkerSettings(state_dir, user.group, foundations.uprobe_multi),
+            ),
             self._builds,
             self._metrics,
         )

@@ -1,13 +1,10 @@
 """Does what `reconcile` decides: forks workers, listens to them, holds their maps and links, ends them."""
 
-import errno
 import itertools
 import os
-import select
 import selectors
-import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import inf
 from typing import assert_never
 
@@ -15,7 +12,9 @@ import structlog
 
 from ebpf_userspace_exporter.supervisor import children
 from ebpf_userspace_exporter.supervisor.builds import Builds
-from ebpf_userspace_exporter.supervisor.descriptors import few_left
+from ebpf_userspace_exporter.supervisor.channels import hear, is_leaving, tell
+from ebpf_userspace_exporter.supervisor.departures import LEAVE_SECONDS, Departures
+from ebpf_userspace_exporter.supervisor.descriptors import close_all, open_pidfd
 from ebpf_userspace_exporter.supervisor.entry import (
     FINISH_SECONDS,
     HANG_SECONDS,
@@ -28,13 +27,13 @@ from ebpf_userspace_exporter.supervisor.entry import (
     Worker,
 )
 from ebpf_userspace_exporter.supervisor.failures import FailureLog
+from ebpf_userspace_exporter.supervisor.forking import WorkerSettings, fork_closer, fork_error, fork_worker
 from ebpf_userspace_exporter.supervisor.matching import Definition
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
 from ebpf_userspace_exporter.supervisor.processes import read_process
 from ebpf_userspace_exporter.supervisor.reconcile import Action, Adopt, Drop, Finish, Kill, Ping, Relink, Start, Swap
-from ebpf_userspace_exporter.supervisor.state_dir import StateDir
+from ebpf_userspace_exporter.supervisor.slot_files import SlotFiles
 from ebpf_userspace_exporter.supervisor.targets import Slot, Target
-from ebpf_userspace_exporter.worker import file_names, process
 from ebpf_userspace_exporter.worker.messages import (
     FINISH,
     Collected,
@@ -43,14 +42,12 @@ from ebpf_userspace_exporter.worker.messages import (
     MapsMade,
     Message,
     MessageError,
-    receive,
 )
 from ebpf_userspace_exporter.worker.reasons import PERMANENT, AttachError, Reason
 from ebpf_userspace_exporter.worker.target_files import TargetGone
 
 logger = structlog.get_logger()
 
-LEAVE_SECONDS = 10.0  # for a child that detaches; each probe costs it up to a tenth of a second
 MAX_RETRY_SECONDS = 60.0
 FIRST_RESTART_SECONDS = 0.1
 FIRST_RETRY_SECONDS = 1.0
@@ -59,23 +56,11 @@ MAX_LAST_READERS = 2
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What all workers share; `group` is the web's, `exit_grace` in seconds."""
+    """What all entries share; `exit_grace` in seconds."""
 
     selector: selectors.BaseSelector
-    state_dir: StateDir
-    group: int | None
     exit_grace: float
-    uprobe_multi: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Departing:
-    """A child whose work is over; it is detaching, or still attaching: then SIGTERM comes before SIGKILL."""
-
-    slot: Slot
-    generation: int
-    kill_at: float
-    may_attach: bool
+    worker_settings: WorkerSettings
 
 
 class Workers:
@@ -84,12 +69,15 @@ class Workers:
     def __init__(self, surroundings: Surroundings, builds: Builds, metrics: OwnMetrics) -> None:
         self.entries: dict[Slot, Entry] = {}
         self.has_changed = True  # something happened that reconcile should look at
-        self._surroundings = surroundings
+        self._selector = surroundings.selector
+        self._exit_grace = surroundings.exit_grace
+        self._worker_settings = surroundings.worker_settings
+        self._files = SlotFiles(surroundings.worker_settings.state_dir)
         self._builds = builds
         self._metrics = metrics
         self._failures = FailureLog(metrics)
         self._by_pid: dict[int, Entry] = {}
-        self._departing: dict[int, _Departing] = {}
+        self._departures = Departures()
         # Of all slots together: in one slot the worker of a target that was given up may still write.
         self._generations = itertools.count(1)
 
@@ -118,20 +106,16 @@ class Workers:
     def ask(self, entry: Entry, sequence: int, now: float) -> bool:
         """Ask a worker to read its maps; False if it has not answered the last time or cannot be asked."""
         worker = entry.worker
-        if worker is None or worker.channel is None or worker.asked_at is not None:
-            return False
-        try:
-            worker.channel.send(b"refresh %d" % sequence)
-        except OSError:
+        if worker is None or worker.asked_at is not None or not tell(worker, b"refresh %d" % sequence):
             return False
         worker.asked_at = now
         return True
 
     def on_exit(self, pid: int, exit_code: int, now: float) -> bool:
         """Go on without a worker, or finish with one that was leaving; False if that child was neither."""
-        departed = self._departing.pop(pid, None)
+        departed = self._departures.on_exit(pid)
         if departed is not None:
-            self._remove_unpublished(departed.slot, departed.generation)
+            self._files.remove_unpublished(departed.slot, departed.generation)
             return True
         entry = self._by_pid.pop(pid, None)
         if entry is None:
@@ -142,7 +126,7 @@ class Workers:
             return True  # a child that closed what was worth nothing, while the entry went on
         worker.is_reaped = True
         self._on_message(entry, now)
-        self._remove_unpublished(entry.slot, entry.generation)
+        self._files.remove_unpublished(entry.slot, entry.generation)
         if entry.worker is not worker:
             return True  # its last message has ended the entry's need of it
         self._hang_up(worker)
@@ -152,10 +136,7 @@ class Workers:
 
     def kill_late(self, now: float) -> None:
         """End the children that take too long to leave: those that still attach have their time to stop."""
-        for pid, departing in self._departing.items():
-            if departing.kill_at <= now:
-                (children.terminate if departing.may_attach else children.kill)(pid)
-                self._departing[pid] = replace(departing, kill_at=now + LEAVE_SECONDS, may_attach=False)
+        self._departures.kill_late(now)
 
     def on_build(self, now: float) -> None:
         """Have everybody who waits for an image ask again."""
@@ -177,28 +158,28 @@ class Workers:
 
     def terminate_all(self) -> None:
         """Ask every child that is left to end."""
-        for pid in (*self._departing, *self._by_pid):
+        for pid in (*self._departures.pids, *self._by_pid):
             children.terminate(pid)
 
     def kill_all(self) -> None:
         """Kill every child that is left."""
-        for pid in (*self._departing, *self._by_pid):
+        for pid in (*self._departures.pids, *self._by_pid):
             children.kill(pid)
 
     @property
     def is_empty(self) -> bool:
         """Whether no child is left."""
-        return not self._departing and not self._by_pid
+        return not self._departures.pids and not self._by_pid
 
     # Actions
 
     def _adopt(self, target: Target, definition: Definition, now: float) -> None:
         name, pid = _name(target.slot)
         try:
-            pidfd = _open_pidfd(pid)
+            pidfd = open_pidfd(pid)
         except AttachError as error:
             self._failures.note(target, error)
-            self._remove_files(target.slot)
+            self._files.remove(target.slot)
             return
         # Only now is it certain that the number is not somebody else's.
         seen = None if pidfd is None else read_process(pid)
@@ -206,11 +187,11 @@ class Workers:
             if pidfd is not None:
                 os.close(pidfd)
             self._metrics.targets_missed.labels(name).inc()
-            self._remove_files(target.slot)
+            self._files.remove(target.slot)
             return
         entry = Entry(target, definition.program, pidfd, now)
         self.entries[target.slot] = entry
-        self._surroundings.selector.register(pidfd, selectors.EVENT_READ, lambda _now: self._on_target_exit(entry))
+        self._selector.register(pidfd, selectors.EVENT_READ, lambda _now: self._on_target_exit(entry))
         self.has_changed = True
 
     def _start(self, entry: Entry, now: float) -> None:
@@ -224,7 +205,7 @@ class Workers:
         except TargetGone as error:
             self._fail(entry, AttachError(Reason.TARGET_CHANGED, str(error)), now)
         except OSError as error:
-            self._fail(entry, _no_worker(error), now)
+            self._fail(entry, fork_error(error), now)
 
     def _prepare(self, entry: Entry, now: float) -> bool:
         """Find the image; maps made for another one, and their series, end here. False if there is none yet."""
@@ -242,39 +223,11 @@ class Workers:
         return True
 
     def _fork_worker(self, entry: Entry, now: float) -> None:
-        holdings, shared = entry.holdings, self._surroundings
-        image = holdings.image
-        assert image is not None, "a worker is started with an image"  # noqa: S101 - for the type checker
         entry.generation = next(self._generations)
-        assignment = process.Assignment(
-            program=entry.program,
-            pid=entry.slot.pid,
-            image=image,
-            directory=shared.state_dir.path,
-            generation=entry.generation,
-            group=shared.group,
-            uprobe_multi=shared.uprobe_multi,
-            inherit_values=entry.continues_files,
-        )
-        # A last reader finds nobody to attach to, though an exec may have taken the links before the end.
-        is_attached = bool(holdings.links) or entry.phase is Phase.FINISHING
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        try:
-            pid = children.spawn(
-                "exporter-worker",
-                lambda: process.run(assignment, theirs, entry.pidfd, holdings.maps, attached=is_attached),
-                # It needs the links of a predecessor only to be the last to close them: that takes its time.
-                keep=(theirs.fileno(), entry.pidfd, *holdings.maps, *holdings.links),
-            )
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        shared.selector.register(ours, selectors.EVENT_READ, lambda now: self._on_message(entry, now))
-        entry.worker = Worker(pid, ours, now)
-        self._by_pid[pid] = entry
+        entry.worker = worker = fork_worker(entry, self._worker_settings, now)
+        assert worker.channel is not None, "a worker begins with one"  # noqa: S101 - for the type checker
+        self._selector.register(worker.channel, selectors.EVENT_READ, lambda now: self._on_message(entry, now))
+        self._by_pid[worker.pid] = entry
         if entry.phase is Phase.WAITING:
             entry.phase, entry.deadline = Phase.STARTING, now + START_SECONDS
 
@@ -286,8 +239,8 @@ class Workers:
         entry.phase, entry.deadline, entry.retry_at = Phase.WAITING, now + LEAVE_SECONDS, now
         entry.attempts, entry.reason, entry.message = 0, None, ""
         entry.worker = worker = self._last_to_close(entry, now)
-        _close(entry.holdings.links)
-        _close(entry.holdings.partial_links)
+        close_all(entry.holdings.links)
+        close_all(entry.holdings.partial_links)
         if worker is not None:
             worker.is_replaced = True
             self._by_pid[worker.pid] = entry
@@ -327,7 +280,7 @@ class Workers:
         if entry.worker is None:
             self._fork_last_reader(entry, now)
         else:
-            self._tell(entry.worker, FINISH)
+            tell(entry.worker, FINISH)
 
     def _fork_last_reader(self, entry: Entry, now: float) -> None:
         """Have what was counted while no worker lived written, by one that does nothing else."""
@@ -340,7 +293,7 @@ class Workers:
             self._end(entry, now)
             return
         if entry.worker is not None:
-            self._tell(entry.worker, FINISH)
+            tell(entry.worker, FINISH)
 
     def _kill(self, entry: Entry, reason: Reason, now: float) -> None:
         worker = entry.worker
@@ -361,23 +314,8 @@ class Workers:
         self._builds.forget(entry.target)
         del self.entries[entry.slot]
         if not keep_files:
-            self._remove_files(entry.slot)
+            self._files.remove(entry.slot)
         self.has_changed = True
-
-    def _remove_files(self, slot: Slot) -> None:
-        self._change_files(slot, lambda folder: file_names.remove(folder, *_name(slot)))
-
-    def _remove_unpublished(self, slot: Slot, generation: int) -> None:
-        self._change_files(slot, lambda folder: file_names.remove_unpublished(folder, *_name(slot), generation))
-
-    def _change_files(self, slot: Slot, change: Callable[[int], object]) -> None:
-        """Do something in the state directory; what somebody has put there costs this slot's files, not the loop."""
-        try:
-            change(self._surroundings.state_dir.descriptor)
-        except OSError as error:
-            logger.error(
-                "metric files neither published nor removed", program=slot.program, pid=slot.pid, error=str(error)
-            )
 
     # Events
 
@@ -391,7 +329,7 @@ class Workers:
         worker = entry.worker
         while worker is not None and worker.channel is not None and entry.worker is worker:
             try:
-                received = _receive(worker.channel)
+                received = hear(worker.channel)
             except BlockingIOError:
                 return
             except MessageError as error:
@@ -445,9 +383,7 @@ class Workers:
         for text in message.warnings:
             logger.warning("rows left out", program=name, pid=pid, reason=text)
         if message.publish:
-            self._change_files(
-                entry.slot, lambda folder: file_names.publish(folder, entry.program, pid, entry.generation)
-            )
+            self._files.publish(entry.slot, entry.program, entry.generation)
             entry.continues_files = True
         if entry.phase is Phase.STARTING:
             entry.phase, entry.reason, entry.message = Phase.RUNNING, None, ""
@@ -503,12 +439,12 @@ class Workers:
             entry.phase, entry.deadline = Phase.WAITING, now + LEAVE_SECONDS
             entry.retry_at = now + min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** (entry.attempts - 1))
         if not entry.continues_files:
-            self._remove_files(entry.slot)  # of whoever had the number before, or of another program that it was
+            self._files.remove(entry.slot)  # of whoever had the number before, or of another program that it was
 
     def _end(self, entry: Entry, now: float) -> None:
         """Let go of a target whose last values are in its files."""
         self._let_go(entry, now)
-        entry.phase, entry.deadline = Phase.EXITED, now + self._surroundings.exit_grace
+        entry.phase, entry.deadline = Phase.EXITED, now + self._exit_grace
         self.has_changed = True
         logger.info("detached", program=entry.slot.program, pid=entry.slot.pid, exited=entry.exited)
 
@@ -518,9 +454,9 @@ class Workers:
         """Close what is held for the entry, its links in a child."""
         self._unwatch(entry)
         last = self._last_to_close(entry, now)
-        _close(entry.holdings.links)
-        _close(entry.holdings.partial_links)
-        _close(entry.holdings.maps)
+        close_all(entry.holdings.links)
+        close_all(entry.holdings.partial_links)
+        close_all(entry.holdings.maps)
         entry.holdings = Holdings()
         entry.worker = None
         if last is not None:
@@ -536,56 +472,39 @@ class Workers:
         supervisor has not. A worker that is exiting may have closed its own links already.
         """
         worker, links = entry.worker, (*entry.holdings.links, *entry.holdings.partial_links)
-        if not links or (worker is not None and not _is_leaving(worker)):
+        if not links or (worker is not None and not is_leaving(worker)):
             return worker
         if worker is not None:
             self._depart(entry, worker, now)
-        return self._fork_closer(links, now)
+        return fork_closer(links, now)
 
     def _close_partial_links(self, entry: Entry, now: float) -> Worker | None:
         """Close links that are worth nothing; return the child to wait for, or events would be counted twice."""
         partial_links = entry.holdings.partial_links
-        closer = self._fork_closer(partial_links, now) if partial_links else None
-        _close(partial_links)
+        closer = fork_closer(partial_links, now) if partial_links else None
+        close_all(partial_links)
         if closer is not None:
             self._by_pid[closer.pid] = entry
         return closer
-
-    def _fork_closer(self, links: Iterable[int], now: float) -> Worker | None:
-        try:
-            pid = children.spawn("exporter-closer", lambda: None, keep=tuple(links))
-        except OSError as error:
-            logger.warning("no child could be forked to detach: everything waits for it", error=str(error))
-            return None
-        return Worker(pid, None, now)
 
     def _depart(self, entry: Entry, worker: Worker, now: float) -> None:
         """Have a child leave in its own time; nobody listens to it any more."""
         self._hang_up(worker)
         if not worker.is_reaped:
             self._by_pid.pop(worker.pid, None)
-            self._departing[worker.pid] = _Departing(
-                entry.slot, entry.generation, now + LEAVE_SECONDS, may_attach=entry.phase is Phase.STARTING
-            )
+            may_attach = entry.phase is Phase.STARTING
+            self._departures.add(worker.pid, entry.slot, entry.generation, now, may_attach=may_attach)
 
     def _hang_up(self, worker: Worker) -> None:
         if worker.channel is not None:
-            self._surroundings.selector.unregister(worker.channel)
+            self._selector.unregister(worker.channel)
             worker.channel.close()
             worker.channel = None
 
     def _unwatch(self, entry: Entry) -> None:
         if entry.is_watched:
-            self._surroundings.selector.unregister(entry.pidfd)
+            self._selector.unregister(entry.pidfd)
             entry.is_watched = False
-
-    def _tell(self, worker: Worker, words: bytes) -> None:
-        if worker.channel is None:
-            return
-        try:
-            worker.channel.send(words)
-        except OSError:
-            return  # it is dead or hangs; its exit or the deadline will say so
 
 
 def _name(slot: Slot) -> tuple[str, int]:
@@ -594,56 +513,6 @@ def _name(slot: Slot) -> tuple[str, int]:
 
 def _end_series(entry: Entry) -> None:
     """Begin from zero: what is counted from now on is not what its files hold; those stay until others replace them."""
-    _close(entry.holdings.maps)
+    close_all(entry.holdings.maps)
     entry.holdings = Holdings()
     entry.continues_files = False
-
-
-def _is_leaving(worker: Worker) -> bool:
-    """Whether its process has exited, or is about to: then its end of the channel is closed."""
-    if worker.is_reaped or worker.channel is None:
-        return True
-    poll = select.poll()
-    poll.register(worker.channel, 0)
-    return bool(poll.poll(0))
-
-
-def _receive(channel: socket.socket) -> tuple[Message, list[int]] | None:
-    """Return what `receive` does; MessageError also for descriptors that would be the last to be had."""
-    received = receive(channel)
-    if received is not None and any(few_left(descriptor) for descriptor in received[1]):
-        _close(received[1])
-        raise MessageError("too few descriptors left for its maps and links: raise LimitNOFILE", Reason.DESCRIPTORS)
-    return received
-
-
-def _open_pidfd(pid: int) -> int | None:
-    """Return a pidfd, None if there is no such process; AttachError where it would be one of the last descriptors."""
-    refusal = AttachError(Reason.DESCRIPTORS, "no descriptor left for another target: raise LimitNOFILE")
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise refusal from error
-        return None
-    if few_left(pidfd):
-        os.close(pidfd)
-        raise refusal
-    return pidfd
-
-
-def _close(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
-    descriptors.clear()
-
-
-def _no_worker(error: OSError) -> AttachError:
-    """Translate what fork, socketpair and the like can say."""
-    match error.errno:
-        case errno.EMFILE | errno.ENFILE:
-            return AttachError(Reason.DESCRIPTORS, "no descriptor left for a worker: raise LimitNOFILE")
-        case errno.ENOMEM | errno.EAGAIN:
-            return AttachError(Reason.MEMORY, f"no worker could be forked: {error.strerror}")
-        case _:
-            return AttachError(Reason.ATTACH, f"no worker could be made: {error}")

@@ -16,6 +16,7 @@ from ebpf_userspace_exporter.config.model import Attachment, Counter, Metrics, P
 from ebpf_userspace_exporter.supervisor import children
 from ebpf_userspace_exporter.supervisor.builds import Builds
 from ebpf_userspace_exporter.supervisor.entry import Entry, Phase, Worker
+from ebpf_userspace_exporter.supervisor.forking import WorkerSettings
 from ebpf_userspace_exporter.supervisor.matching import Definition
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
 from ebpf_userspace_exporter.supervisor.processes import exec_mark, read_process
@@ -123,7 +124,9 @@ class Scene:
 
     def __post_init__(self) -> None:
         self.state_dir = StateDir(self.folder / "state", group=None)
-        surroundings = Surroundings(self.selector, self.state_dir, None, self.exit_grace, uprobe_multi=True)
+        surroundings = Surroundings(
+            self.selector, self.exit_grace, WorkerSettings(self.state_dir, None, uprobe_multi=True)
+        )
         self.workers = Workers(surroundings, self.builds, self.metrics)
 
     def close(self) -> None:
