@@ -14,6 +14,7 @@ from ebpf_userspace_exporter.worker.kernel import (
     set_no_new_privileges,
     set_parent_death_signal,
     system_call,
+    uninterrupted,
 )
 
 
@@ -80,3 +81,43 @@ def test_a_refused_system_call_raises_its_errno() -> None:
         system_call(100_000)
 
     assert caught.value.errno == errno.ENOSYS
+
+
+def test_sigterm_waits_until_what_must_not_be_interrupted_is_through() -> None:
+    begun, begun_in = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with uninterrupted():
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.write(begun_in, b"still here")
+            os.write(begun_in, b", and here")
+        finally:
+            os._exit(1)
+    os.close(begun_in)
+    with os.fdopen(begun) as reader:
+        words = reader.read()
+
+    assert words == "still here"
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
+def test_parent_that_dies_meanwhile_ends_its_child_afterwards() -> None:
+    """The grandchild holds the pipe, which says in the end how far it came."""
+    told, told_in = os.pipe()
+    child = os.fork()
+    if child == 0:
+        if os.fork() == 0:
+            with uninterrupted():
+                os.kill(os.getppid(), signal.SIGKILL)
+                while not signal.sigpending():
+                    signal.sigtimedwait((), 0.01)
+                os.write(told_in, b"the parent is dead")
+            os.write(told_in, b", and nobody noticed")
+            os._exit(1)
+        signal.pause()
+    os.close(told_in)
+    os.waitpid(child, 0)
+
+    with os.fdopen(told) as reader:
+        assert reader.read() == "the parent is dead"
