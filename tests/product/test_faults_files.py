@@ -17,7 +17,7 @@ from tests.product.programs import PythonTarget, gc_config, python_target
 pytestmark = pytest.mark.bpf
 
 NAME = f"files{os.getpid()}"  # of the targets: nobody else's exporter looks for it
-CHANCE = random.Random("noise")  # noqa: S311 - noise, not secrets
+CHANCE = random.Random("noise")
 
 HURRY = {"X-Prometheus-Scrape-Timeout-Seconds": "0.05"}  # a supervisor that does not answer is not waited for long
 

@@ -131,7 +131,7 @@ def test_killed_supervisor_takes_along_a_builder_at_work(begin: Begin, target: P
 def test_killed_at_any_moment_of_its_start_the_exporter_leaves_no_process_and_no_semaphore_raised(
     mode: Mapping[str, str], begin: Begin
 ) -> None:
-    chance = random.Random(f"kill {mode}")  # noqa: S311 - moments, not secrets
+    chance = random.Random(f"kill {mode}")
     with python_target(NAME) as target, python_target(NAME) as neighbour:
         for awaited in ("", "", "", "exporter-build", "exporter-build", "exporter-worker", "exporter-worker"):
             running = begin(mode)

@@ -171,7 +171,7 @@ def test_files_of_noise_that_come_and_go_leave_the_others_intact(
     server: Server, state_directory: Path, start_supervisor: StartSupervisor
 ) -> None:
     start_supervisor(healthy_answer)
-    noise = random.Random(3)  # noqa: S311 - repeatable noise, no secret
+    noise = random.Random(3)
     good = (state_directory / "counter_gc-1_7.db").read_bytes()
     stop = threading.Event()
 

@@ -139,7 +139,7 @@ def test_bad_histogram_entry_is_an_error(key: bytes, value: float) -> None:
 
 
 def test_noise_and_flipped_bytes_give_entries_or_one_error() -> None:
-    noise = random.Random(2)  # noqa: S311 - repeatable noise, no secret
+    noise = random.Random(2)
     for _ in range(2_000):
         raw = bytearray(GOOD)
         for _ in range(noise.randrange(1, 4)):

@@ -199,7 +199,7 @@ def test_a_header_of_any_bytes_is_at_worst_an_elf_error(content: bytes) -> None:
 
 
 def test_flipped_bytes_are_at_worst_an_elf_error(content: bytes) -> None:
-    chance = random.Random(7)  # noqa: S311 - the same flips in every run
+    chance = random.Random(7)
     sections_at = struct.unpack_from("<Q", content, 0x28)[0]
     notes_at = content.index(b"stapsdt\0") - 12
     for _ in range(600):

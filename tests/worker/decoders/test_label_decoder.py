@@ -70,7 +70,7 @@ def test_decoders_see_control_characters_as_they_are(decoder: Decoder) -> None:
 )
 def test_a_label_is_valid_utf8_whatever_the_bytes(decoders: tuple[Decoder, ...]) -> None:
     decode = label_decoder(label(*decoders))
-    noise = random.Random(7)  # noqa: S311
+    noise = random.Random(7)
 
     for raw in [bytes([1] + [0] * 7), *(noise.randbytes(8) for _ in range(500))]:
         try:
