@@ -12,9 +12,10 @@ import structlog
 
 from ebpf_userspace_exporter.supervisor import children
 from ebpf_userspace_exporter.supervisor.builds import Builds
-from ebpf_userspace_exporter.supervisor.channels import hear, is_leaving, tell
-from ebpf_userspace_exporter.supervisor.departures import LEAVE_SECONDS, Departures
+from ebpf_userspace_exporter.supervisor.channels import hear, tell
+from ebpf_userspace_exporter.supervisor.departures import LEAVE_SECONDS
 from ebpf_userspace_exporter.supervisor.descriptors import close_all, open_pidfd
+from ebpf_userspace_exporter.supervisor.detaching import Detacher
 from ebpf_userspace_exporter.supervisor.entry import (
     FINISH_SECONDS,
     HANG_SECONDS,
@@ -27,7 +28,7 @@ from ebpf_userspace_exporter.supervisor.entry import (
     Worker,
 )
 from ebpf_userspace_exporter.supervisor.failures import FailureLog
-from ebpf_userspace_exporter.supervisor.forking import WorkerSettings, fork_closer, fork_error, fork_worker
+from ebpf_userspace_exporter.supervisor.forking import WorkerSettings, fork_error, fork_worker
 from ebpf_userspace_exporter.supervisor.matching import Definition
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
 from ebpf_userspace_exporter.supervisor.processes import read_process
@@ -77,7 +78,7 @@ class Workers:
         self._metrics = metrics
         self._failures = FailureLog(metrics)
         self._by_pid: dict[int, Entry] = {}
-        self._departures = Departures()
+        self._detacher = Detacher(self._selector, self._by_pid)
         # Of all slots together: in one slot the worker of a target that was given up may still write.
         self._generations = itertools.count(1)
 
@@ -113,7 +114,7 @@ class Workers:
 
     def on_exit(self, pid: int, exit_code: int, now: float) -> bool:
         """Go on without a worker, or finish with one that was leaving; False if that child was neither."""
-        departed = self._departures.on_exit(pid)
+        departed = self._detacher.departures.on_exit(pid)
         if departed is not None:
             self._files.remove_unpublished(departed.slot, departed.generation)
             return True
@@ -129,14 +130,14 @@ class Workers:
         self._files.remove_unpublished(entry.slot, entry.generation)
         if entry.worker is not worker:
             return True  # its last message has ended the entry's need of it
-        self._hang_up(worker)
-        entry.worker = self._close_partial_links(entry, now)
+        self._detacher.hang_up(worker)
+        entry.worker = self._detacher.close_partial_links(entry, now)
         self._after_worker(entry, worker, exit_code, now)
         return True
 
     def kill_late(self, now: float) -> None:
         """End the children that take too long to leave: those that still attach have their time to stop."""
-        self._departures.kill_late(now)
+        self._detacher.departures.kill_late(now)
 
     def on_build(self, now: float) -> None:
         """Have everybody who waits for an image ask again."""
@@ -158,18 +159,18 @@ class Workers:
 
     def terminate_all(self) -> None:
         """Ask every child that is left to end."""
-        for pid in (*self._departures.pids, *self._by_pid):
+        for pid in (*self._detacher.departures.pids, *self._by_pid):
             children.terminate(pid)
 
     def kill_all(self) -> None:
         """Kill every child that is left."""
-        for pid in (*self._departures.pids, *self._by_pid):
+        for pid in (*self._detacher.departures.pids, *self._by_pid):
             children.kill(pid)
 
     @property
     def is_empty(self) -> bool:
         """Whether no child is left."""
-        return not self._departures.pids and not self._by_pid
+        return not self._detacher.departures.pids and not self._by_pid
 
     # Actions
 
@@ -238,7 +239,7 @@ class Workers:
         entry.target, entry.discovered = target, now
         entry.phase, entry.deadline, entry.retry_at = Phase.WAITING, now + LEAVE_SECONDS, now
         entry.attempts, entry.reason, entry.message = 0, None, ""
-        entry.worker = worker = self._last_to_close(entry, now)
+        entry.worker = worker = self._detacher.last_to_close(entry, now)
         close_all(entry.holdings.links)
         close_all(entry.holdings.partial_links)
         if worker is not None:
@@ -310,7 +311,7 @@ class Workers:
             entry.deadline = now + HANG_SECONDS  # it is about to exit; if it does not, it is asked again
 
     def _drop(self, entry: Entry, now: float, *, keep_files: bool) -> None:
-        self._let_go(entry, now)
+        self._detacher.let_go(entry, now)
         self._builds.forget(entry.target)
         del self.entries[entry.slot]
         if not keep_files:
@@ -322,7 +323,7 @@ class Workers:
     def _on_target_exit(self, entry: Entry) -> None:
         entry.exited = True
         self.has_changed = True
-        self._unwatch(entry)
+        self._detacher.unwatch(entry)
 
     def _on_message(self, entry: Entry, now: float) -> None:
         """Take everything that the worker has said."""
@@ -338,7 +339,7 @@ class Workers:
             except OSError:
                 received = None
             if received is None:
-                self._hang_up(worker)
+                self._detacher.hang_up(worker)
                 if not worker.is_reaped:
                     children.terminate(worker.pid)  # whatever keeps it: it can say nothing any more
                 return
@@ -443,68 +444,10 @@ class Workers:
 
     def _end(self, entry: Entry, now: float) -> None:
         """Let go of a target whose last values are in its files."""
-        self._let_go(entry, now)
+        self._detacher.let_go(entry, now)
         entry.phase, entry.deadline = Phase.EXITED, now + self._exit_grace
         self.has_changed = True
         logger.info("detached", program=entry.slot.program, pid=entry.slot.pid, exited=entry.exited)
-
-    # Letting go
-
-    def _let_go(self, entry: Entry, now: float) -> None:
-        """Close what is held for the entry, its links in a child."""
-        self._unwatch(entry)
-        last = self._last_to_close(entry, now)
-        close_all(entry.holdings.links)
-        close_all(entry.holdings.partial_links)
-        close_all(entry.holdings.maps)
-        entry.holdings = Holdings()
-        entry.worker = None
-        if last is not None:
-            self._depart(entry, last, now)
-        if entry.pidfd >= 0:
-            os.close(entry.pidfd)
-            entry.pidfd = -1
-
-    def _last_to_close(self, entry: Entry, now: float) -> Worker | None:
-        """Return the child that is to close the entry's links after we did; its worker, if there are none.
-
-        Closing takes up to a tenth of a second a probe (the kernel waits for an RCU grace period), which the
-        supervisor has not. A worker that is exiting may have closed its own links already.
-        """
-        worker, links = entry.worker, (*entry.holdings.links, *entry.holdings.partial_links)
-        if not links or (worker is not None and not is_leaving(worker)):
-            return worker
-        if worker is not None:
-            self._depart(entry, worker, now)
-        return fork_closer(links, now)
-
-    def _close_partial_links(self, entry: Entry, now: float) -> Worker | None:
-        """Close links that are worth nothing; return the child to wait for, or events would be counted twice."""
-        partial_links = entry.holdings.partial_links
-        closer = fork_closer(partial_links, now) if partial_links else None
-        close_all(partial_links)
-        if closer is not None:
-            self._by_pid[closer.pid] = entry
-        return closer
-
-    def _depart(self, entry: Entry, worker: Worker, now: float) -> None:
-        """Have a child leave in its own time; nobody listens to it any more."""
-        self._hang_up(worker)
-        if not worker.is_reaped:
-            self._by_pid.pop(worker.pid, None)
-            may_attach = entry.phase is Phase.STARTING
-            self._departures.add(worker.pid, entry.slot, entry.generation, now, may_attach=may_attach)
-
-    def _hang_up(self, worker: Worker) -> None:
-        if worker.channel is not None:
-            self._selector.unregister(worker.channel)
-            worker.channel.close()
-            worker.channel = None
-
-    def _unwatch(self, entry: Entry) -> None:
-        if entry.is_watched:
-            self._selector.unregister(entry.pidfd)
-            entry.is_watched = False
 
 
 def _name(slot: Slot) -> tuple[str, int]:

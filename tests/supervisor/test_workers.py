@@ -191,7 +191,7 @@ def test_dead_worker_is_not_relied_on_to_close_links_last(scene: Scene, target: 
     wait_zombie(worker)
     scene.do(Drop(entry.slot, keep_files=False))
 
-    assert len(scene.workers._departures.pids) == 2
+    assert len(scene.workers._detacher.departures.pids) == 2
 
 
 def test_dead_worker_and_a_closer_both_go_before_new_links_are_made(scene: Scene, target: Caller) -> None:
