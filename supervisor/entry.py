@@ -88,7 +88,6 @@ class Entry:
     served: bool = False  # a scrape has had the last values
     refused: str | None = None  # a later definition of the program that could not be built: this one goes on
     reason: Reason | None = None
-    message: str = ""
 
     @property
     def slot(self) -> Slot:

@@ -238,7 +238,7 @@ class Workers:
         may_attach = entry.phase is Phase.STARTING
         entry.target, entry.discovered = target, now
         entry.phase, entry.deadline, entry.retry_at = Phase.WAITING, now + LEAVE_SECONDS, now
-        entry.attempts, entry.reason, entry.message = 0, None, ""
+        entry.attempts, entry.reason = 0, None
         entry.worker = worker = self._detacher.last_to_close(entry, now)
         close_all(entry.holdings.links)
         close_all(entry.holdings.partial_links)
@@ -387,7 +387,7 @@ class Workers:
             self._files.publish(entry.slot, entry.program, entry.generation)
             entry.continues_files = True
         if entry.phase is Phase.STARTING:
-            entry.phase, entry.reason, entry.message = Phase.RUNNING, None, ""
+            entry.phase, entry.reason = Phase.RUNNING, None
             logger.info("attached", program=name, pid=pid, generation=entry.generation)
             self.has_changed = True
         if message.final:
@@ -425,7 +425,7 @@ class Workers:
 
     def _fail(self, entry: Entry, error: AttachError, now: float) -> None:
         """Note why there is no worker, and when to try again, if that can help."""
-        entry.reason, entry.message = error.reason, error.message
+        entry.reason = error.reason
         entry.attempts += 1
         self.has_changed = True
         if error.reason is not Reason.TARGET_CHANGED:
