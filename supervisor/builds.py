@@ -22,7 +22,7 @@ from ebpf_userspace_exporter.worker.build.process import (
 from ebpf_userspace_exporter.worker.build.process import run as run_builder
 from ebpf_userspace_exporter.worker.image import FileIdentity, Image
 from ebpf_userspace_exporter.worker.reasons import PERMANENT, AttachError, Reason
-from ebpf_userspace_exporter.worker.target_files import TargetGone, fits
+from ebpf_userspace_exporter.worker.target_files import TargetGone, fits, identity_of
 
 logger = structlog.get_logger()
 
@@ -221,7 +221,7 @@ def _executable(pid: int) -> FileIdentity:
         raise AttachError(Reason.TARGET_CHANGED, f"process {pid} is gone") from error
     except OSError as error:
         raise AttachError(Reason.PERMISSION, f"cannot look at /proc/{pid}/exe: {error.strerror}") from error
-    return FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return identity_of(status)
 
 
 def _read_all(descriptor: int, limit: int) -> bytes:

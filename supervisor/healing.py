@@ -51,7 +51,7 @@ class Healer:
             for process in table.values()
             if process.pid not in own and process.start_stack and (process.start_stack, process.arg_start) in parents
         ]
-        alive = {(process.pid, process.start_ticks) for process, _ in sick}
+        alive = {_identity(process) for process, _ in sick}
         self._done &= alive
         if todo := [(process.pid, images) for process, images in sick if _identity(process) not in self._done]:
             try:

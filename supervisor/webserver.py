@@ -107,7 +107,7 @@ class WebServer:
         self._is_stopping = True
         self.retry_at = inf
         if self.pid is not None:
-            os.kill(self.pid, signal.SIGTERM)
+            children.terminate(self.pid)
 
     def _execute(self) -> None:
         """In the child: listen, become the web user for good, and become gunicorn."""

@@ -35,7 +35,7 @@ from ebpf_userspace_exporter.worker.target_files import TargetGone, open_probed
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What one worker is to do; `generation` counts the workers of one series of files."""
+    """What one worker is to do; `generation` tells its new files from those of every other worker."""
 
     program: Program
     pid: int

@@ -87,7 +87,12 @@ def open_mapped(pid: int, mapped: MappedFile) -> int:
 def identity(fd: int) -> FileIdentity:
     """Return what tells this file, with this content, from any other."""
     status = os.fstat(fd)
-    return _identity_of(status)
+    return identity_of(status)
+
+
+def identity_of(status: os.stat_result) -> FileIdentity:
+    """Return the identity of the file that was looked at."""
+    return FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def executable_in_maps(pid: int) -> tuple[int, int] | None:
@@ -132,7 +137,7 @@ def fits(image_files: Sequence[ProbedFile], pid: int) -> bool:
             if file.path is None:
                 with _target(pid):
                     status = Path(f"/proc/{pid}/exe").stat()
-                if _identity_of(status) != file.identity:
+                if identity_of(status) != file.identity:
                     return False
             else:
                 os.close(_open_probed(pid, file, mapped))
@@ -155,10 +160,6 @@ def _open_probed(pid: int, file: ProbedFile, mapped: Sequence[MappedFile]) -> in
             return fd
         os.close(fd)
     raise AttachError(Reason.STALE_FILE, f"{name}: in process {pid} not the file that the program was built for")
-
-
-def _identity_of(status: os.stat_result) -> FileIdentity:
-    return FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @contextmanager
