@@ -6,8 +6,9 @@ from ebpf_userspace_exporter.config.errors import KeyPath, quote
 from ebpf_userspace_exporter.config.findings import Findings
 from ebpf_userspace_exporter.config.label_checks import check_labels
 from ebpf_userspace_exporter.config.metric_checks import check_histogram, check_metric_names
-from ebpf_userspace_exporter.config.model import MAX_COMM_BYTES, Config, Counter, Histogram, Program
+from ebpf_userspace_exporter.config.model import Config, Counter, Gauge, Histogram, Program
 from ebpf_userspace_exporter.config.names import C_IDENTIFIER, METRIC_NAME
+from ebpf_userspace_exporter.config.selector import MAX_COMM_BYTES
 
 MAX_PROGRAM_NAME = 128
 
@@ -37,7 +38,8 @@ def _check_program(program: Program, path: KeyPath, findings: Findings) -> None:
         findings.problem((*path, "name"), f"expected {expected}, got {quote(program.name)}")
     if not program.code.strip() or "\0" in program.code:
         findings.problem((*path, "code"), "is empty; expected the program in BPF C")
-    _check_attachment(program.attachment.binary_name, (*path, "attachment", "binary_name"), findings)
+    for binary_name in program.attachment.binary_name:
+        _check_attachment(binary_name, (*path, "attachment", "binary_name"), findings)
     _check_probes(program, path, findings)
     for index, counter in enumerate(program.metrics.counters):
         counter_path = (*path, "metrics", "counters", index)
@@ -80,7 +82,7 @@ def _check_probes(program: Program, path: KeyPath, findings: Findings) -> None:
                 findings.problem(probe_path, f"expected the name of a function in the code, got {quote(function)}")
 
 
-def _check_metric(metric: Counter | Histogram, path: KeyPath, findings: Findings) -> None:
+def _check_metric(metric: Counter | Gauge | Histogram, path: KeyPath, findings: Findings) -> None:
     if not METRIC_NAME.fullmatch(metric.name):
         expected = "a metric's name of letters, digits and _"
         findings.problem((*path, "name"), f"expected {expected}, got {quote(metric.name)}")

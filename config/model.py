@@ -8,9 +8,12 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ebpf_userspace_exporter.config.scalars import Boolean, Integer, Number
+from ebpf_userspace_exporter.config.selector import Selector, Selectors
 
 MAX_KEY_BYTES = 512  # the BPF stack, where a key is made, has no more
-MAX_COMM_BYTES = 15
+MAX_LEAF_BYTES = 1 << 20
+MAX_SERIES = 100_000  # that a metric file can be asked to hold
+MAX_TARGETS = 100_000
 
 # What bounds a map's key in Go and in C; a bucket beyond it cannot be counted anyway.
 BucketKey = Annotated[Integer, Field(ge=-(1 << 63), lt=1 << 63)]
@@ -27,24 +30,86 @@ class Decoder(_Model):
     static_map: Mapping[str, str] = {}
     allow_unknown: Boolean = False
     regexps: tuple[str, ...] = ()
+    stack_table: str = Field(default="", description="the name of a BPF_STACK_TRACE in the code")
 
 
 class Label(_Model):
-    """`size` bytes of the key, then `padding` bytes that are skipped."""
+    """`size` bytes of the key, then `padding` bytes that are skipped.
+
+    The last label of a per-CPU map may be `cpu`, without a size and decoders: then its values are not summed.
+    """
 
     name: str = Field(description="a label's name")
-    size: Annotated[Integer, Field(ge=1, le=MAX_KEY_BYTES, description="how many bytes of the key")]
+    size: Annotated[Integer, Field(ge=0, le=MAX_KEY_BYTES, description="how many bytes of the key")] = 0
     padding: Annotated[Integer, Field(ge=0, le=MAX_KEY_BYTES)] = 0
-    decoders: tuple[Decoder, ...] = Field(description="a list of decoders")
+    decoders: tuple[Decoder, ...] = Field(default=(), description="a list of decoders")
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it is not of the key: the CPU whose share of a per-CPU map the value is."""
+        return self.name == "cpu" and not self.size and not self.decoders
 
 
-class Counter(_Model):
-    """One series per row of the map `table`; without labels the whole map is one series."""
+class ValueType(StrEnum):
+    """How the bytes of a value in a map are read: unsigned or signed, in so many bits."""
+
+    U8 = "u8"
+    U16 = "u16"
+    U32 = "u32"
+    U64 = "u64"
+    S8 = "s8"
+    S16 = "s16"
+    S32 = "s32"
+    S64 = "s64"
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return int(self[1:]) // 8
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether it may be negative."""
+        return self.startswith("s")
+
+
+class _Value(_Model):
+    """Where in a map's leaf a metric's value is: the whole leaf, up to 8 bytes, unless told otherwise."""
+
+    value_type: ValueType | None = Field(default=None, description="u8, u16, u32, u64, s8, s16, s32 or s64")
+    value_multiplier: Annotated[Number, AfterValidator(lambda multiplier: multiplier or 1.0)] = 1.0  # 0 is unset
+    value_offset: Annotated[Integer, Field(ge=0, lt=MAX_LEAF_BYTES, description="how many bytes into the leaf")] = 0
+
+
+class Counter(_Value):
+    """One series per row of the map `table`; without labels the whole map is one series.
+
+    A table of events (BPF_PERF_OUTPUT, BPF_RINGBUF_OUTPUT) has no rows: its labels are of the events' bytes, and each
+    event counts one.
+    """
 
     name: str = Field(description="the metric's name")
     help: str = ""
     table: str = Field(description="the name of a BPF map in the code")
     labels: tuple[Label, ...] = ()
+
+
+class Combine(StrEnum):
+    """What becomes of the values of several targets, or rows, that have the same labels."""
+
+    SUM = "sum"
+    MAX = "max"
+    MIN = "min"
+
+
+class Gauge(_Value):
+    """As a counter, but its value may fall, and a row that is gone ends its series."""
+
+    name: str = Field(description="the metric's name")
+    help: str = ""
+    table: str = Field(description="the name of a BPF map in the code")
+    labels: tuple[Label, ...] = ()
+    combine: Combine = Field(default=Combine.SUM, description="sum, max or min")
 
 
 class BucketType(StrEnum):
@@ -74,29 +139,31 @@ class Metrics(_Model):
     """What a program's maps become."""
 
     counters: tuple[Counter, ...] = ()
+    gauges: tuple[Gauge, ...] = ()
     histograms: tuple[Histogram, ...] = ()
 
-
-class Attachment(_Model):
-    """Which processes a program is attached to: those whose comm is `binary_name`, as far as a comm goes."""
-
-    binary_name: str = Field(description="the name of a process, as in /proc/PID/comm")
-
     @property
-    def comm(self) -> str:
-        """What the kernel keeps of `binary_name`: 15 bytes (TASK_COMM_LEN)."""
-        return self.binary_name.encode(errors="surrogateescape")[:MAX_COMM_BYTES].decode(errors="surrogateescape")
+    def all(self) -> tuple["Counter | Gauge | Histogram", ...]:
+        """Every metric, of whatever kind."""
+        return (*self.counters, *self.gauges, *self.histograms)
 
 
 class Program(_Model):
-    """BPF C, the probes it is attached to (probe -> function), and what its maps mean."""
+    """BPF C, the probes it is attached to (probe -> function), and what its maps mean.
+
+    `max_series` counts a histogram as one. A uretprobe crashes a Go binary sooner or later: `allow_go_uretprobes`.
+    """
 
     name: str = Field(description="the program's name")
     metrics: Metrics = Metrics()
     usdt: Mapping[str, str] = {}
     uprobes: Mapping[str, str] = {}
     uretprobes: Mapping[str, str] = {}
-    attachment: Attachment = Field(description="a mapping with binary_name")
+    attachment: Selector = Field(description="a mapping with binary_name, exe, cmdline or another key")
+    target_labels: Mapping[str, str] = Field(default={"pid": "{pid}"}, description="a template for each label")
+    max_series: Annotated[Integer, Field(ge=1, le=MAX_SERIES)] = 10_000
+    max_targets: Annotated[Integer, Field(ge=1, le=MAX_TARGETS)] = 1_000
+    allow_go_uretprobes: Boolean = False
     cflags: tuple[str, ...] = ()
     code: str = Field(description="the program in BPF C")
 
@@ -106,6 +173,7 @@ class Program(_Model):
 
 
 class Config(_Model):
-    """Everything in a probe config."""
+    """Everything in a probe config; processes that match any selector of `exclude` are nobody's target."""
 
+    exclude: Selectors = Field(default=(), description="a selector or a list of selectors")
     programs: tuple[Program, ...] = Field(description="a list of programs")

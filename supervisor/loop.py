@@ -200,9 +200,9 @@ class Supervisor:
     def _tell_unmatched(self) -> None:
         """Say which programs have nothing to do: a misspelt name looks like a process that has not started yet."""
         matched = {slot.program for slot in self._desired}
-        for name, definition in self._definitions.items():
+        for name in self._definitions:
             if name not in matched:
-                logger.info("no process matches yet", program=name, binary_name=definition.program.attachment.comm)
+                logger.info("no process matches yet", program=name)
 
     # Events
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ebpf_userspace_exporter.config.model import Attachment, Program
+from ebpf_userspace_exporter.config.model import Program
+from ebpf_userspace_exporter.config.selector import Selector, comm_of
 from ebpf_userspace_exporter.supervisor.processes import Process, exec_mark, is_descendant
 from ebpf_userspace_exporter.supervisor.targets import ExecMark, Slot, Target
 
@@ -21,9 +22,9 @@ def definitions(programs: Sequence[Program]) -> dict[str, Definition]:
     return {program.name: Definition(program, program.digest()) for program in programs}
 
 
-def matches(attachment: Attachment, process: Process) -> bool:
+def matches(attachment: Selector, process: Process) -> bool:
     """Whether a program with this attachment goes to that process."""
-    return process.comm == attachment.comm
+    return process.comm in map(comm_of, attachment.binary_name)
 
 
 def desired_targets(

@@ -10,7 +10,6 @@ import pytest
 from ebpf_userspace_exporter.config.errors import ConfigError
 from ebpf_userspace_exporter.config.load import Loaded, load_config
 from ebpf_userspace_exporter.config.model import (
-    Attachment,
     BucketType,
     Config,
     Counter,
@@ -20,6 +19,7 @@ from ebpf_userspace_exporter.config.model import (
     Metrics,
     Program,
 )
+from ebpf_userspace_exporter.config.selector import Selector, comm_of
 
 Load = Callable[[str], Loaded]
 
@@ -39,7 +39,7 @@ def test_a_counter_of_a_usdt_probe_loads_as_written(load: Load, counter_yaml: st
                     name="gc_total",
                     metrics=Metrics(counters=(counter,)),
                     usdt={"gc__start": "trace_gc"},
-                    attachment=Attachment(binary_name="gunicorn"),
+                    attachment=Selector(binary_name=("gunicorn",)),
                     code="int trace_gc(void *ctx) { return 0; }\n",
                 ),
             )
@@ -216,9 +216,9 @@ def test_what_works_otherwise_than_it_looks_is_a_warning(
 
 
 def test_a_comm_is_the_first_15_bytes_of_a_binary_name() -> None:
-    assert Attachment(binary_name="gunicorn").comm == "gunicorn"
-    assert Attachment(binary_name="a-name-of-20-letters").comm == "a-name-of-20-le"
-    assert os.fsencode(Attachment(binary_name="fourteen-bytesé").comm) == b"fourteen-bytes\xc3"
+    assert comm_of("gunicorn") == "gunicorn"
+    assert comm_of("a-name-of-20-letters") == "a-name-of-20-le"
+    assert os.fsencode(comm_of("fourteen-bytesé")) == b"fourteen-bytes\xc3"
 
 
 def test_a_file_that_is_no_file_is_one_line_and_never_waited_for(tmp_path: Path) -> None:

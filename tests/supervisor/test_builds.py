@@ -11,7 +11,8 @@ from typing import NoReturn
 
 import pytest
 
-from ebpf_userspace_exporter.config.model import Attachment, Program
+from ebpf_userspace_exporter.config.model import Program
+from ebpf_userspace_exporter.config.selector import Selector
 from ebpf_userspace_exporter.supervisor import children
 from ebpf_userspace_exporter.supervisor.builds import BUILD_SECONDS, MAX_IMAGES, Builds
 from ebpf_userspace_exporter.supervisor.targets import ExecMark, Slot, Target
@@ -52,7 +53,7 @@ def identity(pid: int) -> FileIdentity:
 
 
 def program(code: str) -> Program:
-    return Program(name=code, attachment=Attachment(binary_name="x"), code=code)
+    return Program(name=code, attachment=Selector(binary_name=("x",)), code=code)
 
 
 def target(code: str, pid: int) -> Target:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ebpf_userspace_exporter.config.model import Attachment, Program
+from ebpf_userspace_exporter.config.model import Program
+from ebpf_userspace_exporter.config.selector import Selector
 from ebpf_userspace_exporter.supervisor.entry import Entry, Phase
 from ebpf_userspace_exporter.supervisor.healing import HEAL_SECONDS, Healer
 from ebpf_userspace_exporter.supervisor.processes import Process
@@ -21,7 +22,7 @@ def process(pid: int, *, start_ticks: int = 1, stack: int = 5) -> Process:
 
 
 def attached(pid: int = TARGET, *, links: bool = True) -> Entry:
-    program = Program(name="p", attachment=Attachment(binary_name="x"), code="")
+    program = Program(name="p", attachment=Selector(binary_name=("x",)), code="")
     made = Entry(Target(Slot("p", pid), "d", 1, ExecMark(5, 6, 3, 4)), program, -1, 0.0, Phase.RUNNING)
     made.holdings.image = Image((), (), (), ())
     made.holdings.links = [77] if links else []

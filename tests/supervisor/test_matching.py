@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ebpf_userspace_exporter.config.model import Attachment, Program
+from ebpf_userspace_exporter.config.model import Program
+from ebpf_userspace_exporter.config.selector import Selector
 from ebpf_userspace_exporter.supervisor.matching import definitions, desired_targets, matches
 from ebpf_userspace_exporter.supervisor.processes import Process
 from ebpf_userspace_exporter.supervisor.targets import Slot
@@ -20,7 +21,7 @@ def process(pid: int, *, comm: str = "redis-server", ppid: int = 1, state: str =
 
 
 def program(name: str = "malloc", *, binary_name: str = "redis-server", code: str = "") -> Program:
-    return Program(name=name, attachment=Attachment(binary_name=binary_name), code=code)
+    return Program(name=name, attachment=Selector(binary_name=(binary_name,)), code=code)
 
 
 def look(*processes: Process, programs: tuple[Program, ...] = (program(),)) -> tuple[set[Slot], set[Slot]]:
@@ -48,7 +49,7 @@ def zombie() -> Iterator[int]:
     ],
 )
 def test_program_matches_by_the_name_that_the_kernel_keeps(binary_name: str, comm: str, expected: bool) -> None:
-    assert matches(Attachment(binary_name=binary_name), process(1, comm=comm)) is expected
+    assert matches(Selector(binary_name=(binary_name,)), process(1, comm=comm)) is expected
 
 
 def test_every_program_has_a_target_on_every_process_that_matches() -> None:

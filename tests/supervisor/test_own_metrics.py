@@ -8,7 +8,8 @@ from prometheus_client import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
-from ebpf_userspace_exporter.config.model import Attachment, Program
+from ebpf_userspace_exporter.config.model import Program
+from ebpf_userspace_exporter.config.selector import Selector
 from ebpf_userspace_exporter.supervisor.entry import Entry, Phase
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
 from ebpf_userspace_exporter.supervisor.targets import ExecMark, Slot, Target
@@ -22,7 +23,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def entry(name: str, pid: int, phase: Phase = Phase.RUNNING, *, tag: str = "abc") -> Entry:
-    program = Program(name=name, attachment=Attachment(binary_name="x"), code="")
+    program = Program(name=name, attachment=Selector(binary_name=("x",)), code="")
     made = Entry(Target(Slot(name, pid), "d", 1, ExecMark(1, 2, 3, 4)), program, -1, 0.0, phase)
     made.holdings.links, made.holdings.tags = [77], {"on_call": tag}
     return made

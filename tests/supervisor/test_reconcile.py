@@ -5,7 +5,8 @@ from math import inf
 
 import pytest
 
-from ebpf_userspace_exporter.config.model import Attachment, Program
+from ebpf_userspace_exporter.config.model import Program
+from ebpf_userspace_exporter.config.selector import Selector
 from ebpf_userspace_exporter.supervisor.entry import HANG_SECONDS, UNSERVED_SECONDS, Entry, Phase, Worker
 from ebpf_userspace_exporter.supervisor.reconcile import (
     Action,
@@ -25,7 +26,7 @@ from ebpf_userspace_exporter.worker.reasons import Reason
 
 NOW = 1000.0
 SLOT = Slot("malloc", 42)
-PROGRAM = Program(name="malloc", attachment=Attachment(binary_name="x"), code="")
+PROGRAM = Program(name="malloc", attachment=Selector(binary_name=("x",)), code="")
 
 
 def target(*, start_ticks: int = 100, definition: str = "d1", exe: int = 1, pid: int = 42) -> Target:

@@ -5,13 +5,14 @@ from collections.abc import Iterable
 
 import pytest
 
-from ebpf_userspace_exporter.config.model import Attachment, Program
+from ebpf_userspace_exporter.config.model import Program
+from ebpf_userspace_exporter.config.selector import Selector
 from ebpf_userspace_exporter.supervisor.control import Client
 from ebpf_userspace_exporter.supervisor.entry import Entry, Phase, Worker
 from ebpf_userspace_exporter.supervisor.refresh import Refresher
 from ebpf_userspace_exporter.supervisor.targets import ExecMark, Slot, Target
 
-PROGRAM = Program(name="p", attachment=Attachment(binary_name="x"), code="")
+PROGRAM = Program(name="p", attachment=Selector(binary_name=("x",)), code="")
 
 
 class Scene:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ebpf_userspace_exporter.config.model import Attachment, Counter, Metrics, Program
+from ebpf_userspace_exporter.config.model import Counter, Metrics, Program
+from ebpf_userspace_exporter.config.selector import Selector
 from ebpf_userspace_exporter.supervisor import children
 from ebpf_userspace_exporter.supervisor.builds import Builds
 from ebpf_userspace_exporter.supervisor.entry import Entry, Phase, Worker
@@ -33,7 +34,7 @@ DEADLINE_SECONDS = 30.0
 PROGRAM = Program(
     name="calls",
     metrics=Metrics(counters=(Counter(name="calls_total", help="Calls of getppid", table="selftest"),)),
-    attachment=Attachment(binary_name="x"),
+    attachment=Selector(binary_name=("x",)),
     code="",
 )
 

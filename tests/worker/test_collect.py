@@ -9,7 +9,6 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.utils import floatToGoString
 
 from ebpf_userspace_exporter.config.model import (
-    Attachment,
     BucketType,
     Counter,
     Decoder,
@@ -19,6 +18,7 @@ from ebpf_userspace_exporter.config.model import (
     Program,
 )
 from ebpf_userspace_exporter.config.names import PREFIX
+from ebpf_userspace_exporter.config.selector import Selector
 from ebpf_userspace_exporter.worker.collect import Collector, CollectReport
 from ebpf_userspace_exporter.worker.file_names import metric_file_name, publish, temporary_file_name
 from ebpf_userspace_exporter.worker.metric_file import read_metric_file
@@ -54,7 +54,7 @@ def program(*metrics: Counter | Histogram, name: str = "gc total") -> Program:
         counters=tuple(metric for metric in metrics if isinstance(metric, Counter)),
         histograms=tuple(metric for metric in metrics if isinstance(metric, Histogram)),
     )
-    return Program(name=name, metrics=chosen, attachment=Attachment(binary_name="python3"), code="")
+    return Program(name=name, metrics=chosen, attachment=Selector(binary_name=("python3",)), code="")
 
 
 def name(text: str) -> bytes:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from ebpf_userspace_exporter.config.model import (
-    Attachment,
     BucketType,
     Counter,
     Decoder,
@@ -15,6 +14,7 @@ from ebpf_userspace_exporter.config.model import (
     Metrics,
     Program,
 )
+from ebpf_userspace_exporter.config.selector import Selector
 from ebpf_userspace_exporter.worker.file_names import (
     file_stem,
     is_ours,
@@ -37,7 +37,7 @@ HISTOGRAM = Histogram(
 
 def program(*, counters: bool = True, histograms: bool = True) -> Program:
     metrics = Metrics(counters=(COUNTER,) * counters, histograms=(HISTOGRAM,) * histograms)
-    return Program(name="malloc", metrics=metrics, attachment=Attachment(binary_name="redis-server"), code="")
+    return Program(name="malloc", metrics=metrics, attachment=Selector(binary_name=("redis-server",)), code="")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from ebpf_userspace_exporter.config.model import (
-    Attachment,
     BucketType,
     Counter,
     Decoder,
@@ -13,6 +12,7 @@ from ebpf_userspace_exporter.config.model import (
     Metrics,
     Program,
 )
+from ebpf_userspace_exporter.config.selector import Selector
 from ebpf_userspace_exporter.worker.metric_file import read_metric_file
 from ebpf_userspace_exporter.worker.rehearsal import rehearse
 
@@ -39,7 +39,7 @@ def test_rehearsal_writes_what_a_worker_would_and_keeps_no_descriptor_open(tmp_p
                 ),
             ),
         ),
-        attachment=Attachment(binary_name="any"),
+        attachment=Selector(binary_name=("any",)),
         code="",
     )
     descriptors = set(os.listdir("/proc/self/fd"))

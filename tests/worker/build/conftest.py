@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ebpf_userspace_exporter.config.model import Attachment, Counter, Label, Metrics, Program
+from ebpf_userspace_exporter.config.model import Counter, Label, Metrics, Program
+from ebpf_userspace_exporter.config.selector import Selector
 from ebpf_userspace_exporter.worker.build.headers import find_headers
 from ebpf_userspace_exporter.worker.build.process import MAX_RESULT_BYTES, BuildRequest, read_result, run
 from ebpf_userspace_exporter.worker.image import Image
@@ -80,7 +81,7 @@ def program(
         usdt=usdt or {},
         uprobes=uprobes or {},
         uretprobes=uretprobes or {},
-        attachment=Attachment(binary_name="target"),
+        attachment=Selector(binary_name=("target",)),
         code=code,
     )
 
