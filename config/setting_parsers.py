@@ -74,6 +74,7 @@ SETTINGS: Mapping[str, Setting] = {
     "metrics-path": Setting(_metrics_path, "expected a path that starts with /", "/metrics"),
     "state-dir": Setting(_absolute_path, "expected a folder", "/run/ebpf-userspace-exporter"),
     "scan-interval": Setting(partial(parse_duration, least=0.01, most=3600), "expected a duration", "1s"),
+    "rescan-interval": Setting(partial(parse_duration, least=0.01, most=3600), "expected a duration", "10s"),
     "exit-grace": Setting(partial(parse_duration, least=0.01, most=86400), "expected a duration", "60s"),
     "kernel-headers": Setting(_folder, "expected a folder that exists"),
     "web-user": Setting(_user, "expected the name of a user"),

@@ -29,6 +29,7 @@ class Settings:
     metrics_path: str
     state_dir: Path
     scan_interval: float
+    rescan_interval: float
     exit_grace: float
     kernel_headers: Path | None
     web_user: str | None

@@ -49,6 +49,7 @@ def _setting(name: str, help: str, metavar: str, short: str | None = None) -> Ca
 )
 @_setting("state-dir", "Where the metric files and the control socket are; best on a tmpfs.", "FOLDER")
 @_setting("scan-interval", "How often to look for new processes: seconds, or 500ms, 1s, 1m.", "DURATION")
+@_setting("rescan-interval", "How often to read again what may change: titles, ports, libraries, cgroups.", "DURATION")
 @_setting("exit-grace", "How long the last values of a process that has exited are served.", "DURATION")
 @_setting("kernel-headers", "The headers to compile with, where those found by themselves will not do.", "FOLDER")
 @_setting("web-user", "The user that the HTTP server runs as.", "USER")

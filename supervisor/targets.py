@@ -15,7 +15,7 @@ class ExecMark:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where series live: the labels a user sees. One worker at a time writes them."""
+    """A program's place for one process: its metric files. One worker at a time writes them."""
 
     program: str
     pid: int
@@ -25,13 +25,15 @@ class Slot:
 class Target:
     """One program on one process; `start_ticks` tells a reused PID apart, `exec_mark` an exec.
 
-    `definition` is the program's digest: a changed program is another target.
+    `definition` is the program's digest: a changed program is another target. `labels` are what its series have beside
+    the metrics' own labels.
     """
 
     slot: Slot
     definition: str
     start_ticks: int
     exec_mark: ExecMark
+    labels: tuple[tuple[str, str], ...] = ()
 
     def redefined(self, definition: str) -> "Target":
         """Return the target that this is for a program that has changed."""
