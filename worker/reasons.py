@@ -16,6 +16,7 @@ class Reason(StrEnum):
     MAP_TYPE = "map_type"  # a map that metrics cannot be read from
     PROBE_NOT_FOUND = "probe_not_found"  # no mapped file has that USDT probe
     PROBE_AMBIGUOUS = "probe_ambiguous"  # more than one has it
+    PROBE_DISABLED = "probe_disabled"  # the target has it and was not told to fire it
     SYMBOL_NOT_FOUND = "symbol_not_found"
     FILE_NOT_FOUND = "file_not_found"  # a probe's file is not mapped in the target, or cannot be opened
     STALE_FILE = "stale_file"  # the mapped file was replaced on disk and cannot be reached any more
@@ -45,6 +46,16 @@ PERMANENT = frozenset(
         Reason.MAP_TYPE,
         Reason.PROBE_AMBIGUOUS,
         Reason.GO_URETPROBE,
+    }
+)
+
+# Of what the target has mapped: trying again gives another answer only when it maps something else.
+MISSING = frozenset(
+    {
+        Reason.PROBE_NOT_FOUND,
+        Reason.PROBE_DISABLED,
+        Reason.SYMBOL_NOT_FOUND,
+        Reason.FILE_NOT_FOUND,
     }
 )
 

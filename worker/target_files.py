@@ -58,6 +58,11 @@ def mapped_files(pid: int) -> tuple[MappedFile, ...]:
     return tuple(found.values())
 
 
+def mapped_code(pid: int) -> frozenset[tuple[int, int]]:
+    """Return device and inode of every file from which the process may execute code; or TargetGone."""
+    return frozenset((mapped.device, mapped.inode) for mapped in mapped_files(pid) if mapped.is_executable)
+
+
 def open_executable(pid: int) -> int:
     """Return a descriptor of the file that the process executes, also where it was deleted; or TargetGone."""
     with _target(pid):
