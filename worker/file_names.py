@@ -1,8 +1,10 @@
 """Names of metric files, and what happens to them by name in the state directory.
 
 A target's file keeps its name over all generations of its worker: `KIND_SLUG-DIGEST_PID.db`. The kind comes first
-because prometheus_client's collector reads a file's type there. While a generation writes its first values its file
-is called `….db.GENERATION.tmp`, which no reader looks at.
+because prometheus_client's collector reads a file's type there. It would spoil gauges, so theirs end in `.own`, and
+how they combine is in their kind. While a generation writes its first values its file is called
+`….db.GENERATION.tmp`, which no reader looks at. In place of the pid, `retired-N` stands for a target that is gone, and
+`folded` for all those that have been added up.
 
 Whatever renames or removes takes the directory as a descriptor, so that no other one can be put in its place.
 """
@@ -13,18 +15,35 @@ import os
 import re
 import shutil
 import stat
+from collections.abc import Mapping
 from typing import Final, Literal
 
-from ebpf_userspace_exporter.config.model import Program
+from ebpf_userspace_exporter.config.model import Combine, Program
 
-Kind = Literal["counter", "histogram"]
+FoldedKind = Literal["counter", "histogram"]
+GaugeKind = Literal["gauge", "gauge-max", "gauge-min"]
+Kind = FoldedKind | GaugeKind
 
-KINDS: Final[tuple[Kind, ...]] = ("counter", "histogram")
+FOLDED_KINDS: Final[tuple[FoldedKind, ...]] = ("counter", "histogram")
+GAUGE_KINDS: Final[tuple[GaugeKind, ...]] = ("gauge", "gauge-max", "gauge-min")
+KINDS: Final[tuple[Kind, ...]] = (*FOLDED_KINDS, *GAUGE_KINDS)
+KIND_OF_GAUGES: Final[Mapping[Combine, GaugeKind]] = {
+    Combine.SUM: "gauge",
+    Combine.MAX: "gauge-max",
+    Combine.MIN: "gauge-min",
+}
 MAX_SLUG_CHARACTERS = 40
 
 _NOT_IN_A_SLUG = re.compile(r"[^A-Za-z0-9-]+")
+_PROGRAM = rf"[A-Za-z0-9-]{{1,{MAX_SLUG_CHARACTERS}}}-[0-9a-f]{{8}}"
+_GENERATION = r"(?:\.[0-9]+\.tmp)?"
+_TOTALS = re.compile(
+    rf"(?:counter|histogram)_(?P<program>{_PROGRAM})_(?:retired-[0-9]+|folded)\.db{_GENERATION}", re.ASCII
+)
 _OURS = re.compile(
-    rf"(?:counter|histogram)_[A-Za-z0-9-]{{1,{MAX_SLUG_CHARACTERS}}}-[0-9a-f]{{8}}_[0-9]+\.db(?:\.[0-9]+\.tmp)?"
+    rf"(?:counter|histogram)_{_PROGRAM}_[0-9]+\.db{_GENERATION}"
+    rf"|gauge(?:-max|-min)?_{_PROGRAM}_[0-9]+\.own{_GENERATION}"
+    rf"|{_TOTALS.pattern}"
     r"|(?:counter|gauge|histogram)_supervisor\.own(?:\.tmp)?",
     re.ASCII,
 )
@@ -32,14 +51,13 @@ _OURS = re.compile(
 
 def file_stem(program_name: str, pid: int) -> str:
     """Return what the names of a target's files have in common; different for different targets."""
-    slug = _NOT_IN_A_SLUG.sub("-", program_name)[:MAX_SLUG_CHARACTERS] or "-"
-    digest = hashlib.sha256(program_name.encode("utf-8", "backslashreplace")).hexdigest()[:8]
-    return f"{slug}-{digest}_{pid}"
+    return f"{_program_stem(program_name)}_{pid}"
 
 
 def metric_file_name(kind: Kind, program_name: str, pid: int) -> str:
     """Return the name under which a target's metrics of this kind are read."""
-    return f"{kind}_{file_stem(program_name, pid)}.db"
+    ending = "own" if kind in GAUGE_KINDS else "db"
+    return f"{kind}_{file_stem(program_name, pid)}.{ending}"
 
 
 def temporary_file_name(kind: Kind, program_name: str, pid: int, generation: int) -> str:
@@ -47,10 +65,31 @@ def temporary_file_name(kind: Kind, program_name: str, pid: int, generation: int
     return f"{metric_file_name(kind, program_name, pid)}.{generation}.tmp"
 
 
+def retired_file_name(kind: FoldedKind, program_name: str, number: int) -> str:
+    """Return the name under which the totals of a target that is gone are read until they are folded."""
+    return f"{kind}_{_program_stem(program_name)}_retired-{number}.db"
+
+
+def folded_file_name(kind: FoldedKind, program_name: str) -> str:
+    """Return the name under which the totals of all targets of a program that are gone are read."""
+    return f"{kind}_{_program_stem(program_name)}_folded.db"
+
+
+def totals_in(directory_fd: int, program_name: str) -> list[str]:
+    """Return the names of a program's retired and folded files that are there, half written ones too."""
+    stem = _program_stem(program_name)
+    matches = map(_TOTALS.fullmatch, os.listdir(directory_fd))
+    return sorted(match[0] for match in matches if match and match["program"] == stem)
+
+
 def kinds_of(program: Program) -> tuple[Kind, ...]:
-    """Return the kinds of metrics that the program has."""
-    metrics = {"counter": program.metrics.counters, "histogram": program.metrics.histograms}
-    return tuple(kind for kind in KINDS if metrics[kind])
+    """Return the kinds of files that the program's metrics are in."""
+    kinds: set[Kind] = {KIND_OF_GAUGES[gauge.combine] for gauge in program.metrics.gauges}
+    if program.metrics.counters:
+        kinds.add("counter")
+    if program.metrics.histograms:
+        kinds.add("histogram")
+    return tuple(kind for kind in KINDS if kind in kinds)
 
 
 def publish(directory_fd: int, program: Program, pid: int, generation: int) -> list[str]:
@@ -113,3 +152,9 @@ def remove_unpublished(directory_fd: int, program_name: str, pid: int, generatio
 def is_ours(name: str) -> bool:
     """Tell whether a file of this name is one that we write, and so may remove from a stale state directory."""
     return _OURS.fullmatch(name) is not None
+
+
+def _program_stem(program_name: str) -> str:
+    slug = _NOT_IN_A_SLUG.sub("-", program_name)[:MAX_SLUG_CHARACTERS] or "-"
+    digest = hashlib.sha256(program_name.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+    return f"{slug}-{digest}"

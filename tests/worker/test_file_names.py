@@ -7,8 +7,10 @@ import pytest
 
 from ebpf_userspace_exporter.config.model import (
     BucketType,
+    Combine,
     Counter,
     Decoder,
+    Gauge,
     Histogram,
     Label,
     Metrics,
@@ -16,13 +18,20 @@ from ebpf_userspace_exporter.config.model import (
 )
 from ebpf_userspace_exporter.config.selector import Selector
 from ebpf_userspace_exporter.worker.file_names import (
+    FOLDED_KINDS,
+    GAUGE_KINDS,
+    KINDS,
     file_stem,
+    folded_file_name,
     is_ours,
+    kinds_of,
     metric_file_name,
     publish,
     remove,
     remove_unpublished,
+    retired_file_name,
     temporary_file_name,
+    totals_in,
 )
 
 COUNTER = Counter(name="calls_total", table="calls")
@@ -35,8 +44,12 @@ HISTOGRAM = Histogram(
 )
 
 
-def program(*, counters: bool = True, histograms: bool = True) -> Program:
-    metrics = Metrics(counters=(COUNTER,) * counters, histograms=(HISTOGRAM,) * histograms)
+def program(*, counters: bool = True, histograms: bool = True, gauges: tuple[Combine, ...] = ()) -> Program:
+    metrics = Metrics(
+        counters=(COUNTER,) * counters,
+        histograms=(HISTOGRAM,) * histograms,
+        gauges=tuple(Gauge(name=f"{combine}_bytes", table="sizes", combine=combine) for combine in gauges),
+    )
     return Program(name="malloc", metrics=metrics, attachment=Selector(binary_name=("redis-server",)), code="")
 
 
@@ -80,6 +93,11 @@ def test_programs_with_one_slug_have_different_files() -> None:
         metric_file_name("counter", "gc", 1),
         metric_file_name("histogram", "gc total", 4194304),
         temporary_file_name("histogram", "gc", 1, 17),
+        metric_file_name("gauge-max", "gc", 1),
+        temporary_file_name("gauge", "gc", 1, 17),
+        retired_file_name("counter", "gc", 3),
+        folded_file_name("histogram", "gc"),
+        f"{folded_file_name('counter', 'gc')}.5.tmp",
         "gauge_supervisor.own",
         "counter_supervisor.own.tmp",
         "histogram_supervisor.own",
@@ -95,6 +113,11 @@ def test_every_name_that_we_make_is_ours(name: str) -> None:
         "counter_1.db",
         "gauge_all_1.db",
         "gauge_gc-0123abcd_1.db",
+        "gauge-avg_gc-0123abcd_1.own",
+        "gauge_gc-0123abcd_folded.own",
+        "counter_gc-0123abcd_1.own",
+        "counter_gc-0123abcd_retired.db",
+        "counter_gc-0123abcd_folded.db.tmp",
         "counter_gc-0123abcd_1.db.bak",
         "counter_gc-0123abcd_1.db\n",
         "counter_gc-0123abcd_٣.db",
@@ -110,6 +133,34 @@ def test_every_name_that_we_make_is_ours(name: str) -> None:
 )
 def test_no_other_name_is_ours(name: str) -> None:
     assert not is_ours(name)
+
+
+def test_gauges_have_a_file_for_each_way_they_combine_that_the_stock_collector_does_not_read() -> None:
+    assert kinds_of(program()) == FOLDED_KINDS
+    assert kinds_of(program(counters=False, gauges=(Combine.MIN, Combine.SUM))) == ("histogram", "gauge", "gauge-min")
+    assert {kind: metric_file_name(kind, "gc", 1).rpartition(".")[2] for kind in KINDS} == {
+        **dict.fromkeys(FOLDED_KINDS, "db"),
+        **dict.fromkeys(GAUGE_KINDS, "own"),
+    }
+
+
+def test_a_programs_totals_are_found_by_name(tmp_path: Path, directory_fd: int) -> None:
+    totals = {
+        folded_file_name("counter", "malloc"),
+        f"{folded_file_name('histogram', 'malloc')}.12.tmp",
+        retired_file_name("counter", "malloc", 1),
+        retired_file_name("histogram", "malloc", 1),
+    }
+    others = {
+        metric_file_name("counter", "malloc", 42),
+        metric_file_name("gauge", "malloc", 42),
+        folded_file_name("counter", "mal"),
+        retired_file_name("counter", "malloc-2", 1),
+    }
+    for name in totals | others:
+        (tmp_path / name).write_text("")
+
+    assert totals_in(directory_fd, "malloc") == sorted(totals)
 
 
 def test_publishing_puts_this_generation_in_the_place_of_the_one_before(tmp_path: Path, directory_fd: int) -> None:
@@ -159,18 +210,33 @@ def test_publishing_removes_a_kind_that_the_program_has_no_more(tmp_path: Path, 
     assert sorted(names_in(tmp_path).values()) == ["another target's", "new"]
 
 
+def test_publishing_puts_gauges_in_place_and_removes_those_that_combine_otherwise(
+    tmp_path: Path, directory_fd: int
+) -> None:
+    (tmp_path / metric_file_name("gauge", "malloc", 42)).write_text("old")
+    (tmp_path / temporary_file_name("gauge-max", "malloc", 42, 7)).write_text("new")
+
+    publish(directory_fd, program(counters=False, histograms=False, gauges=(Combine.MAX,)), 42, 7)
+
+    assert names_in(tmp_path) == {metric_file_name("gauge-max", "malloc", 42): "new"}
+
+
 def test_removing_a_target_leaves_the_others(tmp_path: Path, directory_fd: int) -> None:
     for name in (
         metric_file_name("counter", "malloc", 42),
         metric_file_name("histogram", "malloc", 42),
+        metric_file_name("gauge-min", "malloc", 42),
         temporary_file_name("counter", "malloc", 42, 7),
         temporary_file_name("histogram", "malloc", 42, 12),
+        temporary_file_name("gauge", "malloc", 42, 12),
     ):
         (tmp_path / name).write_text("")
     others = {
         metric_file_name("counter", "malloc", 4),
         metric_file_name("counter", "malloc", 421),
         temporary_file_name("counter", "free", 42, 7),
+        retired_file_name("counter", "malloc", 42),
+        folded_file_name("counter", "malloc"),
         "counter_supervisor.own.tmp",
         "lock",
     }
