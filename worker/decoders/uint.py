@@ -1,12 +1,8 @@
 """An unsigned integer as the probed program had it in memory."""
 
-import sys
-
-from ebpf_userspace_exporter.worker.decoders.errors import DecodeError
+from ebpf_userspace_exporter.worker.decoders.number import as_number
 
 
 def decode_uint(raw: bytes) -> str:
     """Return 1, 2, 4 or 8 bytes in the host's byte order as a decimal number; DecodeError for other sizes."""
-    if len(raw) not in (1, 2, 4, 8):
-        raise DecodeError("uint", raw, "1, 2, 4 or 8 bytes")
-    return str(int.from_bytes(raw, sys.byteorder))
+    return str(as_number("uint", raw, 1, 2, 4, 8, signed=False))
