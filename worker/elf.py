@@ -6,12 +6,16 @@ Formats: elf(5); for the notes of USDT probes, systemtap's wiki page UserSpacePr
 """
 
 import mmap
+import os
 import struct
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
+from typing import Protocol
 
 ET_EXEC, ET_DYN = 2, 3
+DT_NEEDED, DT_RPATH, DT_RUNPATH = 1, 15, 29
 _PT_LOAD = 1
+_PF_X = 1
 _SHT_NOBITS = 8
 _STT_OBJECT, _STT_FUNC, _STT_GNU_IFUNC = 1, 2, 10
 _STB_LOCAL = 0
@@ -24,10 +28,14 @@ _SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
 _NOTE = struct.Struct("<III")
 _STAPSDT = struct.Struct("<QQQ")
+_DYNAMIC = struct.Struct("<QQ")
 
 _MAX_NOTES = 65_536
 _MAX_SYMBOLS = 4 << 20
 _MAX_NAME_POSITIONS = 4096
+_MAX_ADDRESS = (1 << 64) - 1
+_ENTRIES_AT_ONCE = 1 << 16
+_MAX_DYNAMIC = 4096
 
 
 class ElfError(Exception):
@@ -40,6 +48,19 @@ class AmbiguousSymbolError(ElfError):
 
 class IndirectFunctionError(ElfError):
     """The symbol is an IFUNC: its address is a resolver that runs once, not what is called."""
+
+
+class Content(Protocol):
+    """The bytes of a file: in memory, mapped, or read as they are asked for."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def __getitem__(self, span: slice, /) -> bytes:
+        """Return some of them, fewer where the file ends."""
+
+    def find(self, wanted: bytes, begin: int, end: int, /) -> int:
+        """Return where `wanted` is between `begin` and `end`, -1 where it is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +89,7 @@ class _Segment:
     offset: int
     address: int
     file_bytes: int
+    is_executable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +103,7 @@ class _Symbol:
 class Elf:
     """The parts of an ELF file that probes need; `content` is the whole file and must outlive this."""
 
-    def __init__(self, content: bytes | mmap.mmap) -> None:
+    def __init__(self, content: Content) -> None:
         self._content = content
         if content[:4] != b"\x7fELF":
             raise ElfError("not an ELF file")
@@ -111,9 +133,27 @@ class Elf:
                 return segment.address - segment.offset + offset
         raise ElfError(f"offset {offset:#x} lies in no segment of the file")
 
+    def code_spans(self) -> Iterator[tuple[int, int, int]]:
+        """Yield (file offset, virtual address as linked, bytes) of each part of the file that is executed."""
+        for segment in self._segments:
+            if segment.is_executable:
+                yield segment.offset, segment.address, segment.file_bytes
+
     def is_go(self) -> bool:
         """Say whether Go's linker made this file."""
         return any(section.name in (b".go.buildinfo", b".note.go.buildid") for section in self._sections)
+
+    def dynamic_strings(self) -> Iterator[tuple[int, str]]:
+        """Yield what the dynamic loader is told in words: (DT_NEEDED, "libc.so.6"), (DT_RUNPATH, "$ORIGIN/../lib")."""
+        table = self._section(b".dynamic")
+        if table is None:
+            return
+        begin, end = self._names_of(table)
+        for tag, value in self._table(_DYNAMIC, table.offset, min(table.size // _DYNAMIC.size, _MAX_DYNAMIC)):
+            if tag in (DT_NEEDED, DT_RPATH, DT_RUNPATH) and begin + value < end:
+                stop = self._content.find(b"\0", begin + value, end)
+                if stop >= 0:
+                    yield tag, os.fsdecode(self._content[begin + value : stop])
 
     def sdt_notes(self) -> Iterator[SdtNote]:
         """Yield the locations of all USDT probes, addresses corrected where the file was moved after linking."""
@@ -164,17 +204,30 @@ class Elf:
 
     def function_names(self) -> Iterator[str]:
         """Yield the names, of up to 511 bytes, of the functions that the file defines; some of them twice."""
-        for table_name in (b".symtab", b".dynsym"):
-            table = self._section(table_name)
-            if table is None:
+        yield from self._function_names(lambda kind: kind & 0xF in (_STT_FUNC, _STT_GNU_IFUNC))
+
+    def global_functions(self) -> Iterator[str]:
+        """Yield the names, some twice, of the functions that are not static; the indirect ones cannot be probed."""
+        yield from self._function_names(lambda kind: kind >> 4 != _STB_LOCAL and kind & 0xF == _STT_FUNC)
+
+    def functions(self) -> Iterator[tuple[int, int, int, int]]:
+        """Yield (address, bytes, end of its section, place of its name in the file) of each function, in no order.
+
+        Local and indirect (IFUNC) ones too: those of .symtab, which has all, else those of .dynsym. Of some written in
+        assembly the size is unknown, 0. The name ends with a NUL, `@` and a version may precede that.
+        """
+        table = self._section(b".symtab") or self._section(b".dynsym")
+        if table is None:
+            return
+        begin, end = self._names_of(table)
+        for name_at, kind, _other, section, address, size in self._symbol_entries(table):
+            if kind & 0xF not in (_STT_FUNC, _STT_GNU_IFUNC) or not section or not address or begin + name_at >= end:
                 continue
-            begin, end = self._names_of(table)
-            for name_at, kind, _other, section, address, _size in self._symbol_entries(table):
-                if kind & 0xF in (_STT_FUNC, _STT_GNU_IFUNC) and section and address:
-                    at = begin + name_at
-                    stop = self._content.find(b"\0", at, min(at + 512, end))
-                    if stop > at:
-                        yield self._content[at:stop].partition(b"@")[0].decode(errors="replace")
+            if section < len(self._sections):
+                within = self._sections[section]
+                yield address, size, min(within.address + within.size, _MAX_ADDRESS), begin + name_at
+            else:
+                yield address, size, min(address + max(size, 1), _MAX_ADDRESS), begin + name_at
 
     def has_local_symbols(self) -> bool:
         """Say whether static functions are known by name; a stripped file has the exported ones alone."""
@@ -183,7 +236,7 @@ class Elf:
     def _unpack(self, layout: struct.Struct, at: int) -> tuple[int, ...]:
         if at + layout.size > len(self._content):
             raise ElfError(f"{layout.size} bytes expected at {at:#x}, the file has {len(self._content):#x}")
-        return layout.unpack_from(self._content, at)
+        return layout.unpack(self._content[at : at + layout.size])
 
     def _table(self, layout: struct.Struct, at: int, count: int) -> Iterator[tuple[int, ...]]:
         end = at + count * layout.size
@@ -192,11 +245,11 @@ class Elf:
         return layout.iter_unpack(self._content[at:end])
 
     def _read_segments(self, at: int, count: int) -> Iterator[_Segment]:
-        for kind, _flags, offset, address, _physical, file_bytes, _bytes, _align in self._table(
+        for kind, flags, offset, address, _physical, file_bytes, _bytes, _align in self._table(
             _PROGRAM_HEADER, at, count
         ):
             if kind == _PT_LOAD and offset + file_bytes <= len(self._content):
-                yield _Segment(offset, address, file_bytes)
+                yield _Segment(offset, address, file_bytes, is_executable=bool(flags & _PF_X))
 
     def _read_sections(self, at: int, count: int, names_index: int) -> Iterator[_Section]:
         headers = list(self._table(_SECTION_HEADER, at, count))
@@ -256,10 +309,25 @@ class Elf:
                     )
         return found
 
+    def _function_names(self, wanted: Callable[[int], bool]) -> Iterator[str]:
+        for table_name in (b".symtab", b".dynsym"):
+            table = self._section(table_name)
+            if table is None:
+                continue
+            begin, end = self._names_of(table)
+            for name_at, kind, _other, section, address, _size in self._symbol_entries(table):
+                if wanted(kind) and section and address:
+                    at = begin + name_at
+                    stop = self._content.find(b"\0", at, min(at + 512, end))
+                    if stop > at:
+                        yield self._content[at:stop].partition(b"@")[0].decode(errors="replace")
+
     def _symbol_entries(self, table: _Section) -> Iterator[tuple[int, ...]]:
         if table.size > _MAX_SYMBOLS * _SYMBOL.size:
             raise ElfError(f"more than {_MAX_SYMBOLS} symbols")
-        return self._table(_SYMBOL, table.offset, table.size // _SYMBOL.size)
+        count = table.size // _SYMBOL.size
+        for start in range(0, count, _ENTRIES_AT_ONCE):
+            yield from self._table(_SYMBOL, table.offset + start * _SYMBOL.size, min(_ENTRIES_AT_ONCE, count - start))
 
     def _names_of(self, table: _Section) -> tuple[int, int]:
         """Return where the symbols' names begin and end."""

@@ -18,10 +18,12 @@ import os
 import re
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ebpf_userspace_exporter.worker.build.argument_sizes import mark_sizes
 from ebpf_userspace_exporter.worker.build.probes import UsdtProbe
-from ebpf_userspace_exporter.worker.elf import ET_DYN, ET_EXEC, Elf, ElfError
+from ebpf_userspace_exporter.worker.build.target_elves import OpenedElf
+from ebpf_userspace_exporter.worker.elf import ET_DYN, ET_EXEC, ElfError
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
 
 _ARGUMENT_START = re.compile(r"\s+(?=[-\d]+f?@)")
@@ -45,22 +47,22 @@ class ArgumentText:
 class _Location:
     address: int
     arguments: tuple[str, ...]
+    file: OpenedElf
 
 
-def argument_text(probe: UsdtProbe) -> ArgumentText:
-    """Return the functions that `bpf_usdt_readarg` calls in the probe's BPF function. In the builder."""
-    split = [_Location(note.location, _split(note.arguments)) for note in probe.notes]
+def argument_text(probes: Sequence[UsdtProbe]) -> ArgumentText:
+    """Return the functions that `bpf_usdt_readarg` calls in the one BPF function of these probes. In the builder."""
+    function, machine = probes[0].function, probes[0].file.elf.machine
+    split = [_Location(note.location, _split(note.arguments), p.file) for p in probes for note in p.notes]
     count = min(len(location.arguments) for location in split)
     rewritten = [
-        _Location(
-            location.address,
-            tuple(_rewrite(argument, location.address, probe.file.elf) for argument in location.arguments[:count]),
+        replace(
+            location,
+            arguments=tuple(_rewrite(argument, location) for argument in location.arguments[:count]),
         )
         for location in split
     ]
-    readable = _readable(
-        {argument for location in rewritten for argument in location.arguments}, probe.file.elf.machine
-    )
+    readable = _readable({argument for location in rewritten for argument in location.arguments}, machine)
     unreadable = {
         number: split[index].arguments[number]
         for index, location in enumerate(rewritten)
@@ -69,9 +71,9 @@ def argument_text(probe: UsdtProbe) -> ArgumentText:
     }
     locations = _distinct(
         [
-            _Location(
-                location.address,
-                tuple(
+            replace(
+                location,
+                arguments=tuple(
                     _UNREADABLE if number in unreadable else argument
                     for number, argument in enumerate(location.arguments)
                 ),
@@ -79,14 +81,14 @@ def argument_text(probe: UsdtProbe) -> ArgumentText:
             for location in rewritten
         ]
     )
-    is_process_bound = _collide(locations) and probe.file.elf.kind == ET_DYN
+    is_process_bound = _collide(locations) and any(location.file.elf.kind == ET_DYN for location in locations)
     if is_process_bound:
-        bias = _load_bias(probe)
-        locations = [_Location(location.address + bias, location.arguments) for location in locations]
-    text = _generate(probe.function, locations, probe.file.elf.machine)
+        biases = {file: _load_bias(file) for file in {location.file for location in locations}}
+        locations = [replace(location, address=location.address + biases[location.file]) for location in locations]
+    text = mark_sizes(_generate(function, locations, machine))
     for number, argument in unreadable.items():
-        text = _forbid(text, probe.function, number + 1, argument)
-    return ArgumentText(text + _absent(probe, count), is_process_bound)
+        text = _forbid(text, function, number + 1, argument)
+    return ArgumentText(text + _absent(probes, count), is_process_bound)
 
 
 def _split(arguments: str) -> tuple[str, ...]:
@@ -94,18 +96,18 @@ def _split(arguments: str) -> tuple[str, ...]:
     return tuple(_ARGUMENT_START.split(arguments.strip())) if arguments.strip() else ()
 
 
-def _rewrite(argument: str, location: int, elf: Elf) -> str:
+def _rewrite(argument: str, location: _Location) -> str:
     """Say an address relative to a symbol as one relative to the probe, where the symbol is known."""
     match = _IP_RELATIVE.fullmatch(argument)
     if match is None:
         return argument
     try:
-        address = elf.variable_address(match["symbol"])
+        address = location.file.elf.variable_address(match["symbol"])
     except ElfError:
         address = None
     if address is None:
         return argument
-    distance = address + int(match["before"] or 0) + int(match["after"] or 0) - location
+    distance = address + int(match["before"] or 0) + int(match["after"] or 0) - location.address
     return f"{match['size']}@{distance}(%rip)"
 
 
@@ -116,7 +118,7 @@ def _readable(arguments: set[str], machine: int) -> set[str]:
     candidates = [a for a in sorted(arguments) if a.partition("@")[0] in _SIZES and not _IP_RELATIVE.fullmatch(a)]
     if not candidates:
         return set()
-    stub = _stub([(str(number), _Location(1, (argument,))) for number, argument in enumerate(candidates)], machine)
+    stub = _stub([(str(number), 1, (argument,)) for number, argument in enumerate(candidates)], machine)
     try:
         probes = USDT(path=f"/proc/self/fd/{stub}").enumerate_probes()
         return {candidates[int(probe.name)] for probe in probes if probe.num_arguments == 1}
@@ -135,21 +137,20 @@ def _collide(locations: Sequence[_Location]) -> bool:
     return len({location.address % mmap.PAGESIZE for location in locations}) < len(locations)
 
 
-def _load_bias(probe: UsdtProbe) -> int:
+def _load_bias(file: OpenedElf) -> int:
     """Return how far the file lies from where it was linked to, in the target."""
-    mapped = probe.file.mapped
     try:
-        if mapped is not None:
-            return mapped.start - probe.file.elf.address_of(mapped.offset)
+        if file.mapped is not None:
+            return file.mapped.start - file.elf.address_of(file.mapped.offset)
     except ElfError:
         pass
-    raise AttachError(Reason.STALE_FILE, f"{probe.file}: where the target has it mapped is not known")
+    raise AttachError(Reason.STALE_FILE, f"{file}: where the target has it mapped is not known")
 
 
 def _generate(function: str, locations: Sequence[_Location], machine: int) -> str:
     from bcc import USDT  # noqa: PLC0415 - the one process that knows bcc is the builder
 
-    stub = _stub([("probe", location) for location in locations], machine)
+    stub = _stub([("probe", location.address, location.arguments) for location in locations], machine)
     try:
         usdt = USDT(path=f"/proc/self/fd/{stub}")
         usdt.enable_probe("target:probe", function)
@@ -158,12 +159,13 @@ def _generate(function: str, locations: Sequence[_Location], machine: int) -> st
         os.close(stub)
 
 
-def _absent(probe: UsdtProbe, count: int) -> str:
+def _absent(probes: Sequence[UsdtProbe], count: int) -> str:
     """Make clang say so when the code asks for an argument that the probe has not."""
-    name = f"{probe.notes[0].provider}:{probe.notes[0].name}"
-    having = f"the probe {name} has {count or 'no'} argument{'s' if count != 1 else ''}"
+    names = " and ".join(f"{probe.notes[0].provider}:{probe.notes[0].name}" for probe in probes)
+    number_of = f"{count or 'no'} argument{'s' if count != 1 else ''}"
+    having = f"the probe {names} has {number_of}" if len(probes) == 1 else f"each of the probes {names} has {number_of}"
     return "".join(
-        _unavailable(probe.function, number, f"{having}, the code asks for number {number}")
+        _unavailable(probes[0].function, number, f"{having}, the code asks for number {number}")
         for number in (0, *range(count + 1, _MAX_ARGUMENTS + 1))
     )
 
@@ -184,12 +186,12 @@ def _forbid(text: str, function: str, number: int, argument: str) -> str:
     return changed
 
 
-def _stub(notes: Sequence[tuple[str, _Location]], machine: int) -> int:
-    """Return a memfd with an ELF file of these notes.
+def _stub(notes: Sequence[tuple[str, int, tuple[str, ...]]], machine: int) -> int:
+    """Return a memfd with an ELF file of these notes: names, addresses and arguments.
 
     Always as a non-relocatable executable: bcc then takes addresses as they are, instead of asking a process.
     """
-    section = b"".join(_note(name, location) for name, location in notes)
+    section = b"".join(_note(*note) for note in notes)
     names = b"\0.note.stapsdt\0.shstrtab\0"
     headers_at = (64 + len(section) + len(names) + 7) // 8 * 8
     header = struct.pack(
@@ -204,7 +206,7 @@ def _stub(notes: Sequence[tuple[str, _Location]], machine: int) -> int:
     return fd
 
 
-def _note(name: str, location: _Location) -> bytes:
-    body = struct.pack("<QQQ", location.address, 0, 0)
-    body += b"target\0" + name.encode() + b"\0" + " ".join(location.arguments).encode() + b"\0"
+def _note(name: str, address: int, arguments: Sequence[str]) -> bytes:
+    body = struct.pack("<QQQ", address, 0, 0)
+    body += b"target\0" + name.encode() + b"\0" + " ".join(arguments).encode() + b"\0"
     return struct.pack("<III", 8, len(body), 3) + b"stapsdt\0" + body + bytes(-len(body) % 4)

@@ -14,6 +14,7 @@ from typing import NoReturn
 from pydantic import TypeAdapter, ValidationError
 
 from ebpf_userspace_exporter.config.model import Program
+from ebpf_userspace_exporter.worker.build.address_spaces import BinarySpace, ProcessSpace
 from ebpf_userspace_exporter.worker.build.builder import build
 from ebpf_userspace_exporter.worker.image import MAX_IMAGE_BYTES, Image, ImageError, decode_image, encode_image
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
@@ -31,17 +32,23 @@ MAX_DIAGNOSTICS_BYTES = 16 << 10
 MAX_RESULT_BYTES = MAX_IMAGE_BYTES + 64
 _STACK_WORDS = re.compile("BPF stack limit|stack limit of 512")
 _HEADERS_WORDS = re.compile("Unable to find kernel headers|chdir\\(.*\\): No such file")
+_WARNING = re.compile(r"^(code:[\d:]+ )?warning: .+$", re.MULTILINE)
+_MAY_NOT_CREATE = re.compile(r"could not open bpf map: (\w+), error: (Operation not permitted|Permission denied)")
 _IMAGE_BEGIN, _FAILURE_BEGIN, _END = b'{"image":', b'{"failure":', b"}"
 
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """What to build, for which process; `kernel_headers` None lets bcc find them, `scratch` takes its files."""
+    """What to build, for which process; `kernel_headers` None lets bcc find them, `scratch` takes its files.
+
+    Where there is a `binary`, it is built for what would execute that, and the pid means nothing.
+    """
 
     program: Program
     pid: int
     kernel_headers: Path | None
     scratch: Path
+    binary: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,12 @@ def read_result(result: bytes, diagnostics: bytes, exit_code: int) -> Image:
     raise AttachError(Reason.BUILDER_DIED, f"the builder failed: {(words.splitlines() or ['no word'])[-1]}", words)
 
 
+def read_warnings(diagnostics: bytes) -> tuple[str, ...]:
+    """Return what a builder that succeeded found worth a warning, one line each, lines counted in the code."""
+    words = diagnostics[:MAX_DIAGNOSTICS_BYTES].decode(errors="replace")
+    return tuple(dict.fromkeys(match[0] for match in _WARNING.finditer(words)))
+
+
 def _confine(diagnostics_fd: int) -> None:
     for kind, limit in _LIMITS:
         hard = resource.getrlimit(kind)[1]
@@ -112,7 +125,8 @@ def _confine(diagnostics_fd: int) -> None:
 
 def _result(request: BuildRequest) -> bytes:
     try:
-        image = build(request.program, request.pid, scratch=request.scratch)
+        space = ProcessSpace(request.pid) if request.binary is None else BinarySpace(request.binary)
+        image = build(request.program, space, scratch=request.scratch)
         encoded = encode_image(image)
     except AttachError as error:
         return _encode_failure(_Failure(error.reason, error.message))
@@ -138,6 +152,8 @@ def _failure(result: bytes, words: str) -> AttachError | TargetGone:
         return TargetGone(failure.pid)
     if failure.reason is Reason.COMPILE and _HEADERS_WORDS.search(words):
         return AttachError(Reason.HEADERS, "clang found no kernel headers", words)
+    if failure.reason is Reason.COMPILE and (refused := _MAY_NOT_CREATE.search(words)):
+        return AttachError(Reason.PERMISSION, f"the code compiles; creating map {refused[1]} needs CAP_BPF", words)
     return AttachError(failure.reason, failure.message, words)
 
 

@@ -7,19 +7,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Self
 
+from ebpf_userspace_exporter.worker.build.address_spaces import AddressSpace
 from ebpf_userspace_exporter.worker.build.similar_names import similar_files
 from ebpf_userspace_exporter.worker.elf import Elf, ElfError
 from ebpf_userspace_exporter.worker.image import FileIdentity, ProbedFile
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
-from ebpf_userspace_exporter.worker.target_files import (
-    MappedFile,
-    executable_in_maps,
-    find_mapped,
-    identity,
-    mapped_files,
-    open_executable,
-    open_mapped,
-)
+from ebpf_userspace_exporter.worker.target_files import MappedFile, identity
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,13 +33,10 @@ class OpenedElf:
 
 
 class TargetElves:
-    """The ELF files of one process; TargetGone at any time."""
+    """The ELF files of one process, or of one binary; TargetGone at any time."""
 
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._mapped = mapped_files(pid)
-        executable = executable_in_maps(pid)
-        self._executable = next((m for m in self._mapped if (m.device, m.inode) == executable), None)
+    def __init__(self, space: AddressSpace) -> None:
+        self._space = space
         self._opened: dict[MappedFile | None, OpenedElf] = {}
         self._contents: list[mmap.mmap] = []
 
@@ -58,14 +48,14 @@ class TargetElves:
             content.close()
 
     def executable(self) -> OpenedElf:
-        """Return what the process executes, through /proc/PID/exe."""
-        return self._open(self._executable)
+        """Return what is executed, of a process through /proc/PID/exe."""
+        return self._open(self._space.executable)
 
     def everything(self) -> Iterator[OpenedElf | str]:
         """Yield the executable and every mapped library; for one that cannot be looked into, why."""
         yield self.executable()
-        for mapped in self._mapped:
-            if not mapped.is_executable or mapped is self._executable:
+        for mapped in self._space.mapped:
+            if not mapped.is_executable or mapped is self._space.executable:
                 continue
             try:
                 yield self._open(mapped)
@@ -74,21 +64,22 @@ class TargetElves:
 
     def named(self, name: str) -> OpenedElf:
         """Return a file by its path as the target sees it, or a library by its name: `libc.so.6`, `libc` or `c`."""
+        libraries = [mapped for mapped in self._space.mapped if mapped.is_executable]
         if "/" in name:
-            found = find_mapped(self._pid, name, self._mapped)
+            found = self._space.find(name)
             if found is None:
-                near = self._near(name, [m.path for m in self._mapped if m.is_executable])
-                raise AttachError(Reason.FILE_NOT_FOUND, f"{name}: not mapped in process {self._pid}; {near}")
+                near = self._near(name, [library.path for library in libraries])
+                raise AttachError(Reason.FILE_NOT_FOUND, f"{name}: not mapped in {self._space}; {near}")
             return self._open(found)
         for pattern in _library_patterns(name):
-            matches = [m for m in self._mapped if m.is_executable and pattern.fullmatch(base_name(m.path))]
+            matches = [library for library in libraries if pattern.fullmatch(base_name(library.path))]
             if len(matches) > 1:
-                listed = ", ".join(sorted(m.path for m in matches))
-                raise AttachError(Reason.PROBE_AMBIGUOUS, f"{name}: process {self._pid} maps several: {listed}")
+                listed = ", ".join(sorted(match.path for match in matches))
+                raise AttachError(Reason.PROBE_AMBIGUOUS, f"{name}: {self._space} maps several: {listed}")
             if matches:
                 return self._open(matches[0])
-        near = self._near(name, {base_name(m.path) for m in self._mapped if m.is_executable})
-        raise AttachError(Reason.FILE_NOT_FOUND, f"{name}: process {self._pid} maps no such library; {near}")
+        near = self._near(name, {base_name(library.path) for library in libraries})
+        raise AttachError(Reason.FILE_NOT_FOUND, f"{name}: {self._space} maps no such library; {near}")
 
     def _near(self, name: str, mapped: Collection[str]) -> str:
         similar = similar_files(name, mapped)
@@ -102,9 +93,9 @@ class TargetElves:
         return self._opened[mapped]
 
     def _read(self, mapped: MappedFile | None) -> OpenedElf:
-        is_executable = mapped is None or mapped is self._executable
+        is_executable = mapped is None or mapped is self._space.executable
         name = mapped.path if mapped else "the executable"
-        fd = open_executable(self._pid) if mapped is None or is_executable else open_mapped(self._pid, mapped)
+        fd = self._space.open(mapped)
         try:
             content = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
             self._contents.append(content)

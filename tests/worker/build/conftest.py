@@ -168,6 +168,11 @@ class Building:
     result_fd: int
     diagnostics_fd: int
 
+    def words(self) -> bytes:
+        """Wait for it, without reaping it, and return what is on its descriptor 2."""
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        return os.pread(self.diagnostics_fd, 1 << 20, 0)
+
     def finish(self) -> Image:
         """Wait for it, with the CPU limit as the deadline, and read what it left."""
         _, status = os.waitpid(self.pid, 0)
@@ -178,16 +183,16 @@ class Building:
         return read_result(result, diagnostics, os.waitstatus_to_exitcode(status))
 
 
-StartBuild = Callable[[Program, int], Building]
+StartBuild = Callable[..., Building]
 
 
 @pytest.fixture
 def start_build(kernel_headers: Path | None, tmp_path: Path) -> StartBuild:
-    def start(program: Program, pid: int) -> Building:
+    def start(program: Program, pid: int, binary: Path | None = None) -> Building:
         result_fd, diagnostics_fd = os.memfd_create("result"), os.memfd_create("diagnostics")
         child = os.fork()
         if child == 0:
-            run(BuildRequest(program, pid, kernel_headers, tmp_path), result_fd, diagnostics_fd)
+            run(BuildRequest(program, pid, kernel_headers, tmp_path, binary), result_fd, diagnostics_fd)
         return Building(child, result_fd, diagnostics_fd)
 
     return start
@@ -196,6 +201,11 @@ def start_build(kernel_headers: Path | None, tmp_path: Path) -> StartBuild:
 @pytest.fixture
 def build(start_build: StartBuild) -> Build:
     return lambda program, pid: start_build(program, pid).finish()
+
+
+@pytest.fixture
+def build_for(start_build: StartBuild) -> Callable[[Program, Path], Image]:
+    return lambda program, binary: start_build(program, 0, binary).finish()
 
 
 @pytest.fixture

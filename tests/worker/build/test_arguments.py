@@ -26,7 +26,7 @@ def text_of(binary: Path, *locations: tuple[int, str]) -> ArgumentText:
         mapped = MappedFile(str(binary), 0, 0, LOADED_AT, LOADED_AT + mmap.PAGESIZE, 0, is_executable=True)
         file = OpenedElf(None, IDENTITY, Elf(binary.read_bytes()), mapped)
         notes = tuple(SdtNote("app", "work", address, 0x4000, arguments) for address, arguments in locations)
-        made = argument_text(UsdtProbe("on_work", file, notes))
+        made = argument_text([UsdtProbe("on_work", file, notes)])
         os.write(write_end, bytes([made.is_process_bound]) + made.text.encode())
         os._exit(0)
     os.close(write_end)

@@ -15,6 +15,8 @@ from ebpf_userspace_exporter.config.model import Program
 from ebpf_userspace_exporter.worker.bpf.links import attach
 from ebpf_userspace_exporter.worker.bpf.maps import create_map, read_map
 from ebpf_userspace_exporter.worker.bpf.programs import load_program
+from ebpf_userspace_exporter.worker.bpf.values import numbers_by_key
+from ebpf_userspace_exporter.worker.build.process import read_warnings
 from ebpf_userspace_exporter.worker.image import Image
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
 from ebpf_userspace_exporter.worker.target_files import fits, open_probed
@@ -52,7 +54,13 @@ def attached(image: Image, pid: int) -> Iterator[Callable[[], dict[tuple[int, in
         for fd in attach(programs, image.probes, files, pid, uprobe_multi=False):
             closing(fd)
         shape = next(shape for shape in image.maps if shape.name == "seen")
-        yield lambda: {struct.unpack("<QQ", key): value for key, value in read_map(maps[shape.built_fd], shape)}
+
+        def counts() -> dict[tuple[int, int], int]:
+            rows = read_map(maps[shape.built_fd], shape)
+            values = struct.unpack(f"<{len(rows.keys)}Q", rows.leaves)
+            return {struct.unpack("<QQ", key): value for key, value in zip(rows.keys, values, strict=True)}
+
+        yield counts
 
 
 @pytest.mark.parametrize("binary", ["pie_binary", "fixed_binary"])
@@ -97,6 +105,109 @@ def test_locations_at_one_page_offset_bind_a_relocated_binary_to_its_process(
     with attached(image, target.pid) as counts:
         target.order("g")
         assert counts() == SAME
+
+
+SHARED = """
+#include <uapi/linux/ptrace.h>
+struct key_t { u64 probe; u64 value; };
+BPF_HASH(seen, struct key_t, u64, 64);
+int on_any(struct pt_regs *ctx) {
+    struct key_t key = {.probe = 9};
+    int x = -1;
+    bpf_usdt_readarg(1, ctx, &x);
+    key.value = x;
+    seen.increment(key);
+    return 0;
+}
+"""
+
+
+def test_one_function_reads_the_arguments_of_several_probes(
+    build: Build, make_program: MakeProgram, target: Any
+) -> None:
+    image = build(make_program(usdt={"work": "on_any", "level": "on_any"}, code=SHARED), target.pid)
+
+    with attached(image, target.pid) as counts:
+        target.order("g")
+        assert counts() == {(9, value): number for (_, value), number in (WORK | LEVEL).items()}
+
+
+def test_one_function_s_probes_may_be_in_several_files(
+    build: Build, make_program: MakeProgram, compile_c: Any, start_target: Any, pie_binary: Path
+) -> None:
+    source = pie_binary.with_name("source.c").read_text()
+    renamed = source.replace("app", "lib").replace("work", "job").replace("other", "another").replace("main", "library")
+    library = compile_c(renamed, "-shared", "-fPIC", name="libjob.so")
+    calling = source.replace("int main(", "void job_a(int, int);\nint main(").replace("twice(i);", "job_a(43, i);")
+    binary = compile_c(calling, "-pie", "-fPIE", str(library), f"-Wl,-rpath,{library.parent}")
+    target = start_target(binary)
+
+    image = build(make_program(usdt={"app:work": "on_any", "lib:job": "on_any"}, code=SHARED), target.pid)
+
+    assert [file.path for file in image.files] == [None, str(library)]
+    with attached(image, target.pid) as counts:
+        target.order("g")
+        assert counts() == {(9, 43): 2, **{(9, value): number for (_, value), number in WORK.items()}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        (("int x = -1;", "u64 x = -1;"), 7),
+        (("int x = -1;", "struct { char c; u16 x; } s = {};\n"), 8),
+        (("readarg(1, ctx, &x)", "readarg( 1 , ctx, (char *)&x)"), 7),
+    ],
+)
+def test_a_variable_of_another_size_than_the_argument_is_warned_of(
+    *, changed: tuple[str, str], line: int, start_build: Any, make_program: MakeProgram, target: Any
+) -> None:
+    code = SHARED.replace(*changed).strip()
+    if "u16" in changed[1]:
+        code = code.replace("&x", "&s.x").replace("= x", "= s.x")
+    size = 8 if "u64" in changed[1] else 2 if "u16" in changed[1] else 1
+    building = start_build(make_program(usdt={"work": "on_any"}, code=code), target.pid)
+    words = building.words()
+    building.finish()
+
+    [warning] = read_warnings(words)
+    assert warning == (
+        f"code:{line}: warning: on_any: bpf_usdt_readarg(1, …) reads nothing: "
+        f"argument 1 has 4 bytes, the variable {size}"
+    )
+
+
+def test_what_fits_is_not_warned_of(start_build: Any, make_program: MakeProgram, target: Any) -> None:
+    building = start_build(make_program(usdt={"work": "on_work", "level": "on_level"}), target.pid)
+    words = building.words()
+    building.finish()
+
+    assert read_warnings(words) == ()
+
+
+def test_a_binary_that_does_not_run_gives_the_image_that_its_process_gives(
+    build: Build, build_for: Any, make_program: MakeProgram, target: Any
+) -> None:
+    program = make_program(usdt={"work": "on_work"}, uprobes={"twice": "on_call", "c:getaddrinfo": "on_call"})
+
+    assert build_for(program, target.binary) == build(program, target.pid)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "saying"),
+    [
+        ({"usdt": {"wrk": "on_work"}}, Reason.PROBE_NOT_FOUND, "did you mean app:work?"),
+        ({"uprobes": {"libnothing:twice": "on_call"}}, Reason.FILE_NOT_FOUND, "as far as it is known without running"),
+        ({"uprobes": {"/opt/libc.so.6:main": "on_call"}}, Reason.FILE_NOT_FOUND, "gnu/libc.so.6?"),
+    ],
+)
+def test_what_a_binary_has_not_is_told(
+    *, changes: dict[str, Any], reason: Reason, saying: str, build_for: Any, make_program: MakeProgram, pie_binary: Path
+) -> None:
+    with pytest.raises(AttachError) as caught:
+        build_for(make_program(**changes), pie_binary)
+
+    assert caught.value.reason is reason
+    assert saying in caught.value.message
 
 
 def test_offsets_are_those_of_readelf(build: Build, make_program: MakeProgram, pie_binary: Path, target: Any) -> None:
