@@ -3,29 +3,30 @@
 One line a connection, one line back (`refresh SECONDS` -> `ok FRESH STALE`, `status` -> JSON, else `error TEXT`).
 """
 
-import contextlib
 import os
 import selectors
 import socket
 import struct
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 MAX_REQUEST_BYTES = 128
 MAX_CLIENTS = 64
 CLIENT_SECONDS = 5.0  # to say what it wants
 MAX_REFRESH_SECONDS = 1.0
+MAX_PENDING_BYTES = 64 << 20  # of answers, all clients' together, that are not read yet
 
 
 @dataclass(eq=False, slots=True)
 class Client:
-    """A connection; `received` is what has come of its line."""
+    """A connection; `received` is what has come of its line, `unsent` what it has not read of its answer."""
 
     channel: socket.socket
     deadline: float
     received: bytes = b""
     has_asked: bool = False
+    unsent: memoryview = field(default_factory=lambda: memoryview(b""))
 
 
 class ControlSocket:
@@ -75,15 +76,19 @@ class ControlSocket:
             self._selector.register(channel, selectors.EVENT_READ, lambda now, client=client: self._read(client, now))
 
     def answer(self, client: Client, line: str) -> None:
-        """Send the one line and hang up; one who does not read it loses it."""
+        """Send the one line and hang up; what the socket has no room for follows as the client reads, in its time."""
         if client not in self._clients:
             return
-        with contextlib.suppress(OSError):  # gone, or not reading
-            client.channel.send(line.encode() + b"\n")
-        self._hang_up(client)
+        client.unsent = memoryview(line.encode() + b"\n")
+        if not self._send(client):
+            return
+        if sum(len(other.unsent) for other in self._clients) > MAX_PENDING_BYTES:
+            self._hang_up(client)
+            return
+        self._selector.modify(client.channel, selectors.EVENT_WRITE, lambda _now: self._send(client))
 
     def drop_late(self, now: float) -> None:
-        """Hang up on who connected and never said what for."""
+        """Hang up on who never said what for, or does not read the answer."""
         for client in [client for client in self._clients if client.deadline <= now]:
             self._hang_up(client)
 
@@ -130,6 +135,19 @@ class ControlSocket:
                     self.answer(client, "error expected: refresh SECONDS")
             case _:
                 self.answer(client, "error expected: refresh SECONDS, or status")
+
+    def _send(self, client: Client) -> bool:
+        """Send what there is room for; return whether something is left, else hang up."""
+        try:
+            client.unsent = client.unsent[client.channel.send(client.unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            client.unsent = memoryview(b"")  # it is gone
+        if client.unsent:
+            return True
+        self._hang_up(client)
+        return False
 
     def _hang_up(self, client: Client) -> None:
         self._clients.discard(client)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ebpf_userspace_exporter.supervisor import control
 from ebpf_userspace_exporter.supervisor.control import CLIENT_SECONDS, Client, ControlSocket
 
 NOBODY = 65534
@@ -21,6 +22,7 @@ class Harness:
     path: Path
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     refreshes: list[tuple[Client, float]] = field(default_factory=list)
+    status: str = '{"ready": true}'
     control: ControlSocket = field(init=False)
 
     def __post_init__(self) -> None:
@@ -30,7 +32,7 @@ class Harness:
             allowed_uids={os.geteuid()},
             selector=self.selector,
             on_refresh=lambda client, seconds: self.refreshes.append((client, seconds)),
-            on_status=lambda: '{"ready": true}',
+            on_status=lambda: self.status,
         )
 
     def connect(self) -> socket.socket:
@@ -114,6 +116,69 @@ def test_client_that_left_before_the_answer_is_forgotten(harness: Harness) -> No
     harness.turn()
 
     harness.control.answer(harness.refreshes[0][0], "ok 0 0")
+    assert harness.control.next_deadline() == float("inf")
+
+
+def test_an_answer_larger_than_the_socket_s_buffer_arrives_whole(harness: Harness) -> None:
+    harness.status = "x" * (4 << 20)
+    with harness.connect() as client:
+        client.sendall(b"status\n")
+        harness.turn()
+        client.setblocking(False)
+        received = b""
+        while not received.endswith(b"\n"):
+            try:
+                received += client.recv(1 << 20)
+            except BlockingIOError:
+                harness.turn()
+
+        assert received == harness.status.encode() + b"\n"
+        harness.turn()
+        client.settimeout(10)
+        assert client.recv(1) == b""
+    assert harness.control.next_deadline() == float("inf")
+
+
+def test_a_client_that_does_not_read_costs_no_turn_and_is_dropped_at_its_deadline(harness: Harness) -> None:
+    harness.status = "x" * (4 << 20)
+    with harness.connect() as client:
+        client.sendall(b"status\n")
+        harness.turn()
+        assert harness.selector.select(0.05) == []  # nothing to do until it reads
+        deadline = harness.control.next_deadline()
+        assert deadline <= time.monotonic() + CLIENT_SECONDS
+        harness.control.drop_late(deadline)
+
+        received = 0
+        while part := client.recv(1 << 20):
+            received += len(part)
+        assert received < len(harness.status)
+
+
+def test_answers_that_nobody_reads_are_held_up_to_a_limit(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "MAX_PENDING_BYTES", 6 << 20)
+    harness.status = "x" * (4 << 20)
+    with harness.connect() as first, harness.connect() as second:
+        first.sendall(b"status\n")
+        harness.turn()
+        second.sendall(b"status\n")
+        harness.turn()
+        received = 0
+        while part := second.recv(1 << 20):
+            received += len(part)
+
+        assert received < len(harness.status)
+        assert harness.control.next_deadline() < float("inf")  # the first one still has its time
+
+
+def test_a_client_that_leaves_in_the_midst_of_its_answer_is_forgotten(harness: Harness) -> None:
+    harness.status = "x" * (4 << 20)
+    with harness.connect() as client:
+        client.sendall(b"status\n")
+        harness.turn()
+        client.recv(1)
+    harness.turn()
+
     assert harness.control.next_deadline() == float("inf")
 
 
