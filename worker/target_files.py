@@ -63,6 +63,27 @@ def mapped_code(pid: int) -> frozenset[tuple[int, int]]:
     return frozenset((mapped.device, mapped.inode) for mapped in mapped_files(pid) if mapped.is_executable)
 
 
+def mapped_file(line: bytes, root: str) -> MappedFile | None:
+    """Return what a line of /proc/PID/maps says, see proc(5), or None for no file; `root` is what /proc/PID/root is."""
+    fields = line.split(None, 5)
+    if len(fields) < 6 or not fields[5].startswith(b"/"):
+        return None
+    start, end = (int(address, 16) for address in fields[0].split(b"-"))
+    major, minor = (int(number, 16) for number in fields[3].split(b":"))
+    path = os.fsdecode(fields[5].replace(rb"\012", b"\n")).removesuffix(_DELETED)  # nothing but the newline is escaped
+    if root != "/" and path.startswith(root + "/"):
+        path = path[len(root) :]  # a chroot: maps has the path as we see it
+    return MappedFile(
+        path=path,
+        device=os.makedev(major, minor),
+        inode=int(fields[4]),
+        start=start,
+        end=end,
+        offset=int(fields[2], 16),
+        is_executable=fields[1][2:3] == b"x",
+    )
+
+
 def open_executable(pid: int) -> int:
     """Return a descriptor of the file that the process executes, also where it was deleted; or TargetGone."""
     with _target(pid):
@@ -178,25 +199,10 @@ def _target(pid: int) -> Iterator[None]:
 
 
 def _parse_maps(lines: Sequence[bytes], root: str) -> Iterator[MappedFile]:
-    """Yield the mapped files of a /proc/PID/maps, see proc(5); the kernel escapes nothing but the newline."""
     for line in lines:
-        fields = line.split(None, 5)
-        if len(fields) < 6 or not fields[5].startswith(b"/"):
-            continue
-        start, end = (int(address, 16) for address in fields[0].split(b"-"))
-        major, minor = (int(number, 16) for number in fields[3].split(b":"))
-        path = os.fsdecode(fields[5].replace(rb"\012", b"\n")).removesuffix(_DELETED)
-        if root != "/" and path.startswith(root + "/"):
-            path = path[len(root) :]  # a chroot: maps has the path as we see it
-        yield MappedFile(
-            path=path,
-            device=os.makedev(major, minor),
-            inode=int(fields[4]),
-            start=start,
-            end=end,
-            offset=int(fields[2], 16),
-            is_executable=fields[1][2:3] == b"x",
-        )
+        mapped = mapped_file(line, root)
+        if mapped is not None:
+            yield mapped
 
 
 def _open_range(pid: int, mapped: MappedFile) -> int:
