@@ -1,6 +1,7 @@
 """The control socket: the web asks for a refresh, whoever may asks for the status. Nothing else can be asked.
 
-One line a connection, one line back (`refresh SECONDS` -> `ok FRESH STALE`, `status` -> JSON, else `error TEXT`).
+One line a connection, one line back: `refresh SECONDS` -> `ok FRESH STALE`, `ready` and `status` -> JSON, else
+`error TEXT`.
 """
 
 import os
@@ -40,11 +41,13 @@ class ControlSocket:
         allowed_uids: Collection[int],
         selector: selectors.BaseSelector,
         on_refresh: Callable[[Client, float], None],
+        on_ready: Callable[[], str],
         on_status: Callable[[], str],
     ) -> None:
         self._allowed_uids = frozenset(allowed_uids)
         self._selector = selector
         self._on_refresh = on_refresh
+        self._on_ready = on_ready
         self._on_status = on_status
         self._clients: set[Client] = set()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -122,6 +125,8 @@ class ControlSocket:
 
     def _request(self, client: Client, line: bytes) -> None:
         match line.split():
+            case [b"ready"]:
+                self.answer(client, self._on_ready())
             case [b"status"]:
                 self.answer(client, self._on_status())
             case [b"refresh", seconds]:
@@ -134,7 +139,7 @@ class ControlSocket:
                 else:
                     self.answer(client, "error expected: refresh SECONDS")
             case _:
-                self.answer(client, "error expected: refresh SECONDS, or status")
+                self.answer(client, "error expected: refresh SECONDS, ready or status")
 
     def _send(self, client: Client) -> bool:
         """Send what there is room for; return whether something is left, else hang up."""

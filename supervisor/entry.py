@@ -88,6 +88,8 @@ class Entry:
     served: bool = False  # a scrape has had the last values
     refused: str | None = None  # a later definition of the program that could not be built: this one goes on
     reason: Reason | None = None
+    error: str = ""  # the last one, in full
+    changed_at: float = 0.0  # when the phase changed the last time
 
     @property
     def slot(self) -> Slot:

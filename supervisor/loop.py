@@ -28,7 +28,7 @@ from ebpf_userspace_exporter.supervisor.processes import process_table
 from ebpf_userspace_exporter.supervisor.reconcile import Adopt, next_deadline, reconcile
 from ebpf_userspace_exporter.supervisor.refresh import Refresher
 from ebpf_userspace_exporter.supervisor.state_dir import CONTROL_SOCKET, StateDir
-from ebpf_userspace_exporter.supervisor.status import status_line
+from ebpf_userspace_exporter.supervisor.status import Load, Moment, ready_line, status_line
 from ebpf_userspace_exporter.supervisor.targets import Slot, Target
 from ebpf_userspace_exporter.supervisor.webserver import WebServer, WebUser
 from ebpf_userspace_exporter.supervisor.workers import Surroundings, Workers
@@ -71,7 +71,8 @@ class Supervisor:
         self._metrics = OwnMetrics()
         self._metrics.attach_mode.labels("uprobe_multi" if foundations.uprobe_multi else "perf_event").set(1)
         self._metrics.announce(self._definitions)
-        self._note_load(successful=True)
+        self._started = time.time()
+        self._note_load()
         self._builds = foundations.builds
         self._workers = Workers(
             Surroundings(
@@ -90,7 +91,8 @@ class Supervisor:
             allowed_uids={os.geteuid(), user.uid},
             selector=self._selector,
             on_refresh=lambda client, seconds: self._refresher.request(client, time.monotonic() + seconds),
-            on_status=lambda: status_line(self._states(), ready=self._is_ready),
+            on_ready=lambda: ready_line(ready=self._is_ready),
+            on_status=self._status_line,
         )
         self._web = WebServer(settings.listen, settings.metrics_path, state_dir.path, user)
         self._desired: dict[Slot, Target] = {}
@@ -242,7 +244,7 @@ class Supervisor:
             loaded = load_config(path, trusted=self._foundations.trusted)
         except ConfigError as error:
             logger.error("config not reloaded; the one before stays in force", errors=str(error))
-            self._note_load(successful=False)
+            self._note_load(str(error))
         else:
             for text in loaded.warnings:
                 logger.warning("config", warning=text)
@@ -250,15 +252,16 @@ class Supervisor:
             self._metrics.announce(self._definitions)
             self._builds.retain(definition.digest for definition in self._definitions.values())
             self._workers.on_reload()
-            self._note_load(successful=True)
+            self._note_load()
             self._scan_at = 0.0
             logger.info("config reloaded", programs=len(self._definitions))
         self._write_own_metrics()
         notify("READY=1")
 
-    def _note_load(self, *, successful: bool) -> None:
-        self._metrics.reload_successful.set(successful)
-        if successful:
+    def _note_load(self, error: str = "") -> None:
+        self._last_reload = Load(time.time(), successful=not error, error=error)
+        self._metrics.reload_successful.set(not error)
+        if not error:
             self._metrics.reload_time.set_to_current_time()
 
     def _finish_refresh(self, clients: Iterable[Client], fresh: int, stale: int) -> None:
@@ -288,6 +291,18 @@ class Supervisor:
         entries = self._workers.entries
         left_out = [(slot.program, str(Reason.LEADER_EXITED)) for slot in self._leaderless if slot not in entries]
         return [*((slot.program, entry.state) for slot, entry in entries.items()), *left_out]
+
+    def _status_line(self) -> str:
+        entries = self._workers.entries
+        return status_line(
+            entries.values(),
+            [slot for slot in self._leaderless if slot not in entries],
+            self._definitions,
+            ready=self._is_ready,
+            started=self._started,
+            last_reload=self._last_reload,
+            now=Moment(time.monotonic(), time.time()),
+        )
 
     # The end
 

@@ -3,12 +3,80 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+from ebpf_userspace_exporter import __version__
+from ebpf_userspace_exporter.supervisor.entry import Entry
+from ebpf_userspace_exporter.supervisor.targets import Slot
+from ebpf_userspace_exporter.worker.reasons import Reason
 
 
-def status_line(states: Iterable[tuple[str, str]], *, ready: bool) -> str:
-    """Return whether the first look at the processes is through, and the number of targets by state.
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One moment on both clocks: the one that never jumps, and Unix time."""
 
-    `states` has program and state of each target.
+    monotonic: float
+    unix: float
+
+    def unix_at(self, monotonic: float) -> float:
+        """Return the Unix time, to the millisecond, of another moment on the monotonic clock."""
+        return round(self.unix - (self.monotonic - monotonic), 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The last time that the config was read: when, in Unix time, and what was wrong with it."""
+
+    at: float
+    successful: bool
+    error: str = ""
+
+
+def ready_line(*, ready: bool) -> str:
+    """Return whether the first look at the processes is through."""
+    return json.dumps({"ready": ready})
+
+
+def status_line(
+    entries: Iterable[Entry],
+    leaderless: Iterable[Slot],
+    programs: Iterable[str],
+    *,
+    ready: bool,
+    started: float,
+    last_reload: Load,
+    now: Moment,
+) -> str:
+    """Return every target with its state, and every program with the number of its targets by state.
+
+    `leaderless` are slots that are not taken up, `programs` the names in the config, `started` is Unix time.
     """
-    numbers = Counter(state for _, state in states)
-    return json.dumps({"ready": ready, "targets": dict(sorted(numbers.items()))})
+    targets = [_target(entry, now) for entry in entries]
+    targets += [{"program": slot.program, "pid": slot.pid, "state": Reason.LEADER_EXITED} for slot in leaderless]
+    states = {name: Counter[str]() for name in programs}
+    for target in targets:
+        states.setdefault(str(target["program"]), Counter()).update((str(target["state"]),))
+    return json.dumps(
+        {
+            "ready": ready,
+            "version": __version__,
+            "started": started,
+            "last_reload": asdict(last_reload),
+            "programs": [{"name": name, "targets": dict(sorted(count.items()))} for name, count in states.items()],
+            "targets": sorted(targets, key=lambda target: (target["program"], target["pid"])),
+        }
+    )
+
+
+def _target(entry: Entry, now: Moment) -> dict[str, object]:
+    return {
+        "program": entry.slot.program,
+        "pid": entry.slot.pid,
+        "labels": dict(entry.target.labels),
+        "state": entry.state,
+        "since": now.unix_at(entry.changed_at),
+        "attach_seconds": None if entry.attached_at is None else round(entry.attached_at - entry.discovered, 6),
+        "generation": entry.generation,
+        "reason": entry.reason,
+        "error": entry.error,
+    }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _MAX_REFRESH_BYTES = 64
-_MAX_STATUS_BYTES = 1 << 20
+_MAX_READY_BYTES = 1 << 20
 _REFRESHED = re.compile(rb"ok (\d{1,9}) (\d{1,9})\n")
 # The supervisor gets less time than we wait, so that "one worker was late" still arrives in time.
 _SUPERVISOR_SHARE = 0.9
@@ -43,7 +43,7 @@ def refresh(socket_path: Path, deadline_seconds: float) -> RefreshResult:
 
 def status(socket_path: Path, deadline_seconds: float) -> Status:
     """Return what the supervisor says of itself, at the latest after `deadline_seconds`."""
-    answer = _ask(socket_path, "status\n", deadline_seconds, _MAX_STATUS_BYTES)
+    answer = _ask(socket_path, "ready\n", deadline_seconds, _MAX_READY_BYTES)
     if answer is None:
         return Status(ready=False, reason="the supervisor does not answer")
     try:

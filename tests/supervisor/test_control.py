@@ -22,7 +22,7 @@ class Harness:
     path: Path
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     refreshes: list[tuple[Client, float]] = field(default_factory=list)
-    status: str = '{"ready": true}'
+    status: str = '{"targets": []}'
     control: ControlSocket = field(init=False)
 
     def __post_init__(self) -> None:
@@ -32,6 +32,7 @@ class Harness:
             allowed_uids={os.geteuid()},
             selector=self.selector,
             on_refresh=lambda client, seconds: self.refreshes.append((client, seconds)),
+            on_ready=lambda: '{"ready": true}',
             on_status=lambda: self.status,
         )
 
@@ -63,8 +64,11 @@ def ask(harness: Harness, line: bytes) -> bytes:
         return client.recv(4096)
 
 
-def test_status_is_answered_with_one_line(harness: Harness) -> None:
-    assert ask(harness, b"status\n") == b'{"ready": true}\n'
+@pytest.mark.parametrize(
+    ("question", "answer"), [(b"status\n", b'{"targets": []}\n'), (b"ready\n", b'{"ready": true}\n')]
+)
+def test_a_question_is_answered_with_one_line(question: bytes, answer: bytes, harness: Harness) -> None:
+    assert ask(harness, question) == answer
 
 
 def test_refresh_is_answered_when_it_is_through(harness: Harness) -> None:

@@ -1,19 +1,95 @@
-"""One line of JSON, whatever the targets."""
+"""What the control socket says, given the entries: one line, whatever they hold."""
 
 import json
+from typing import Any
 
-from ebpf_userspace_exporter.supervisor.status import status_line
+from ebpf_userspace_exporter import __version__
+from ebpf_userspace_exporter.config.model import Program
+from ebpf_userspace_exporter.config.selector import Selector
+from ebpf_userspace_exporter.supervisor.entry import Entry, Phase
+from ebpf_userspace_exporter.supervisor.status import Load, Moment, ready_line, status_line
+from ebpf_userspace_exporter.supervisor.targets import ExecMark, Slot, Target
+from ebpf_userspace_exporter.worker.reasons import Reason
+
+NOW = Moment(monotonic=1000.0, unix=1_700_000_000.0)
 
 
-def test_targets_are_counted_by_state() -> None:
-    states = [("a", "running"), ("b", "running"), ("a", "failed")]
-
-    assert json.loads(status_line(states, ready=True)) == {"ready": True, "targets": {"failed": 1, "running": 2}}
-
-
-def test_nothing_is_known_at_first() -> None:
-    assert json.loads(status_line([], ready=False)) == {"ready": False, "targets": {}}
+def entry(program: str, pid: int, **fields: Any) -> Entry:
+    target = Target(Slot(program, pid), "digest", 1, ExecMark(1, 2, 3, 4), (("pid", str(pid)), ("role", "web")))
+    definition = Program(name=program, attachment=Selector(binary_name=("x",)), code="")
+    return Entry(target, definition, pidfd=-1, **{"discovered": 900.0, **fields})
 
 
-def test_it_is_one_line() -> None:
-    assert "\n" not in status_line([("a\nb", "running")] * 100, ready=True)
+def status(*entries: Entry, leaderless: tuple[Slot, ...] = (), programs: tuple[str, ...] = ()) -> dict[str, Any]:
+    line = status_line(
+        entries, leaderless, programs, ready=True, started=1_600_000_000.0, last_reload=Load(5.0, True), now=NOW
+    )
+    assert "\n" not in line
+    document: dict[str, Any] = json.loads(line)
+    return document
+
+
+def test_a_target_has_its_labels_its_state_and_how_long_it_took_to_attach() -> None:
+    running = entry("gc", 42, phase=Phase.RUNNING, attached_at=900.25, changed_at=940.0, generation=3)
+
+    assert status(running)["targets"] == [
+        {
+            "program": "gc",
+            "pid": 42,
+            "labels": {"pid": "42", "role": "web"},
+            "state": "running",
+            "since": 1_700_000_000.0 - 60,
+            "attach_seconds": 0.25,
+            "generation": 3,
+            "reason": None,
+            "error": "",
+        }
+    ]
+
+
+def test_a_failed_target_has_its_reason_and_the_whole_error() -> None:
+    words = "code:1:2: error: expected ';'\n" * 100
+    failed = entry("gc", 42, phase=Phase.FAILED, reason=Reason.COMPILE, error=words)
+
+    [target] = status(failed)["targets"]
+
+    assert (target["state"], target["reason"], target["error"]) == ("failed", "compile", words)
+    assert target["attach_seconds"] is None
+
+
+def test_programs_have_their_targets_counted_by_state_and_0_is_no_omission() -> None:
+    entries = [
+        entry("gc", 3, phase=Phase.RUNNING),
+        entry("gc", 1, phase=Phase.RUNNING),
+        entry("gc", 2, phase=Phase.FAILED),
+        entry("removed", 9, phase=Phase.EXITED),
+    ]
+
+    document = status(*entries, programs=("gc", "idle"))
+
+    assert document["programs"] == [
+        {"name": "gc", "targets": {"failed": 1, "running": 2}},
+        {"name": "idle", "targets": {}},
+        {"name": "removed", "targets": {"exited": 1}},
+    ]
+    assert [target["pid"] for target in document["targets"]] == [1, 2, 3, 9]
+
+
+def test_a_process_without_its_leader_is_a_target_that_is_not_taken_up() -> None:
+    document = status(leaderless=(Slot("gc", 7),), programs=("gc",))
+
+    assert document["targets"] == [{"program": "gc", "pid": 7, "state": "leader_exited"}]
+    assert document["programs"] == [{"name": "gc", "targets": {"leader_exited": 1}}]
+
+
+def test_the_exporter_says_who_it_is_and_how_its_config_was_loaded() -> None:
+    document = status()
+
+    assert document["version"] == __version__
+    assert document["started"] == 1_600_000_000.0
+    assert document["last_reload"] == {"at": 5.0, "successful": True, "error": ""}
+    assert document["ready"] is True
+
+
+def test_readiness_is_told_in_a_few_bytes() -> None:
+    assert [ready_line(ready=ready) for ready in (True, False)] == ['{"ready": true}', '{"ready": false}']

@@ -80,7 +80,7 @@ class FakeSupervisor:
 
 def healthy_answer(request: str) -> bytes | None:
     """Answer as a supervisor with two workers, both fresh, that is ready."""
-    return b'{"ready": true, "targets": []}\n' if request == "status\n" else b"ok 2 0\n"
+    return b'{"ready": true}\n' if request == "ready\n" else b"ok 2 0\n"
 
 
 StartSupervisor = Callable[[Callable[[str], bytes | None]], FakeSupervisor]
