@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ebpf_userspace_exporter.worker.decoders.text import as_text
 
-_TABLES = ("dev_mcast", "igmp", "igmp6")
+_TABLES = ("igmp", "igmp6")
 _MAX_TABLE_BYTES = 4 << 20  # some ten thousand interfaces
 _FRESH_SECONDS = 0.1
 
@@ -17,9 +17,9 @@ class Interfaces:
 
     They are read from /proc/PID/net, which is of that namespace whoever reads it, so that nobody enters it. (The sysfs
     that the process has mounted may be of another one.) The only tables there with index and name are those of
-    multicast groups. So it sees each interface that has IPv6, up or down, each that is up and has IPv4, and each that
-    filters multicast, which Ethernet does; it does not see one that has nothing of this, as a CAN bus, nor the
-    interfaces of a thread that has left the process's namespace. What was last seen of a process stays when it is gone.
+    multicast groups. So it sees each interface that has IPv6, up or down, and each that is up and has IPv4; it does not
+    see one that has neither, as a CAN bus, nor the interfaces of a thread that has left the process's namespace. What
+    was last seen of a process stays when it is gone.
     """
 
     def __init__(self, pid: int, clock: Callable[[], float] = time.monotonic) -> None:
