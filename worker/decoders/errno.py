@@ -4,8 +4,15 @@ import errno
 
 from ebpf_userspace_exporter.worker.decoders.number import as_number
 
-# Of two names for a number, Python has the one that is younger; the kernel and libc have these.
-_NAMES = {**errno.errorcode, errno.EAGAIN: "EAGAIN", errno.EDEADLK: "EDEADLK", errno.EOPNOTSUPP: "EOPNOTSUPP"}
+_EHWPOISON = 133  # Python 3.11 does not have it
+# Of two names for a number, Python may have the other one than the kernel and libc, which have these.
+_NAMES = {
+    **errno.errorcode,
+    errno.EAGAIN: "EAGAIN",
+    errno.EDEADLK: "EDEADLK",
+    errno.EOPNOTSUPP: "EOPNOTSUPP",
+    _EHWPOISON: "EHWPOISON",
+}
 
 
 def decode_errno(raw: bytes) -> str:
