@@ -1,11 +1,10 @@
-"""BPF maps: made by shape, read whole, as raw keys and numbers."""
+"""BPF maps: made by shape, read whole, as raw keys and leaves."""
 
 import ctypes
 import errno
 import functools
 import struct
-import sys
-from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
@@ -61,8 +60,21 @@ READABLE_KINDS = frozenset(
         MapKind.LRU_PERCPU_HASH,
     }
 )
-_PER_CPU_KINDS = frozenset({MapKind.PERCPU_HASH, MapKind.PERCPU_ARRAY, MapKind.LRU_PERCPU_HASH})
+PER_CPU_KINDS = frozenset({MapKind.PERCPU_HASH, MapKind.PERCPU_ARRAY, MapKind.LRU_PERCPU_HASH})
+EVENT_KINDS = frozenset({MapKind.PERF_EVENT_ARRAY, MapKind.RINGBUF})
 _INNER_KINDS = frozenset({MapKind.ARRAY_OF_MAPS, MapKind.HASH_OF_MAPS})
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a map of this shape held: its keys, each once, and their leaves one behind the other.
+
+    The leaves are as the kernel copies them: of a per-CPU map one for each possible CPU, each padded to 8 bytes.
+    """
+
+    shape: MapShape
+    keys: list[bytes]
+    leaves: bytes
 
 
 def create_map(shape: MapShape) -> int:
@@ -92,66 +104,58 @@ def create_map(shape: MapShape) -> int:
         raise attach_error(error, doing, otherwise=Reason.MAP_TYPE if about_shape else Reason.ATTACH) from error
 
 
-def read_map(map_fd: int, shape: MapShape, *, batch: bool = True) -> list[tuple[bytes, int]]:
-    """Return every row as (raw key, value), each key once; a key that is there all the while is never missing.
+def read_map(map_fd: int, shape: MapShape, *, batch: bool = True) -> Rows:
+    """Return every row; a key that is there all the while is never missing.
 
-    The value is the leaf as unsigned integer, of a leaf above 8 bytes its first 8; per-CPU leaves are summed over the
-    possible CPUs, modulo the leaf's width. `batch=False` reads key by key, as is done anyway where the kernel has no
-    BPF_MAP_LOOKUP_BATCH (before 5.6, per-CPU arrays before 5.13).
+    `batch=False` reads key by key, as is done anyway where the kernel has no BPF_MAP_LOOKUP_BATCH (before 5.6, per-CPU
+    arrays before 5.13).
     OSError EAGAIN: read key by key, the map changes faster than it can be read, so that rows would be missing.
     """
     if shape.kind not in READABLE_KINDS:
         raise AttachError(Reason.MAP_TYPE, f"map {shape.name}: type {shape.kind} cannot be read")
-    leaves = _LeafReader(shape)
     if batch:
         try:
-            return _read_batches(map_fd, shape, leaves)
+            return _read_batches(map_fd, shape)
         except OSError as error:
             if error.errno not in _NO_BATCH:
                 raise
-    return _walk(map_fd, shape, leaves)
+    return _walk(map_fd, shape)
+
+
+def leaf_stride(shape: MapShape) -> int:
+    """Return how many bytes the kernel copies out for one leaf, for a per-CPU map those of one CPU."""
+    return (shape.leaf_bytes + 7) // 8 * 8 if shape.kind in PER_CPU_KINDS else shape.leaf_bytes
+
+
+def leaf_copies(shape: MapShape) -> int:
+    """Return how many leaves a row has."""
+    return possible_cpus() if shape.kind in PER_CPU_KINDS else 1
+
+
+def possible_cpus() -> int:
+    """Return for how many CPUs the kernel keeps per-CPU values: those that could be plugged in, not those online."""
+    return len(possible_cpu_numbers())
 
 
 @functools.cache
-def possible_cpus() -> int:
-    """Return for how many CPUs the kernel keeps per-CPU values: those that could be plugged in, not those online."""
+def possible_cpu_numbers() -> tuple[int, ...]:
+    """Return these CPUs' numbers, in the order in which a row has their leaves; some numbers may be left out."""
     spans = (span.partition("-") for span in _POSSIBLE_CPUS.read_text().strip().split(","))
-    return sum(int(last or first) - int(first) + 1 for first, _, last in spans)
+    return tuple(cpu for first, _, last in spans for cpu in range(int(first), int(last or first) + 1))
 
 
-class _LeafReader:
-    """Turns what the kernel copies out for leaves of one shape into numbers."""
-
-    __slots__ = ("_code", "_cpus", "_mask", "_row", "row_bytes")
-
-    def __init__(self, shape: MapShape) -> None:
-        per_cpu = shape.kind in _PER_CPU_KINDS
-        self._cpus = possible_cpus() if per_cpu else 1
-        width = min(shape.leaf_bytes, 8)
-        stride = (shape.leaf_bytes + 7) // 8 * 8 if per_cpu else shape.leaf_bytes
-        self._mask = (1 << 8 * width) - 1
-        self._code = {1: "B", 2: "H", 4: "I", 8: "Q"}.get(width, f"{width}s")
-        self._row = struct.Struct("=" + f"{self._code}{stride - width}x" * self._cpus)
-        self.row_bytes = stride * self._cpus
-
-    def values(self, rows: memoryview) -> Iterator[int]:
-        """Yield one number per row."""
-        for row in self._row.iter_unpack(rows):
-            slots: Sequence[int] = row
-            if self._code.endswith("s"):  # 3, 5, 6 or 7 bytes: struct has no such integer
-                slots = [int.from_bytes(slot, sys.byteorder) for slot in row]
-            yield slots[0] if self._cpus == 1 else sum(slots) & self._mask
-
-
-def _read_batches(map_fd: int, shape: MapShape, leaves: _LeafReader) -> list[tuple[bytes, int]]:
-    rows: dict[bytes, int] = {}
-    row_bytes = shape.key_bytes + leaves.row_bytes
-    most = max(1, min(shape.max_entries, _BATCH_BYTES // row_bytes))
+def _read_batches(map_fd: int, shape: MapShape) -> Rows:
+    # A hash's bucket is copied whole or not at all, and a key is always in the same one: no key comes twice.
+    found: list[bytes] = []
+    leaves: list[bytes] = []
+    key_format, leaf_bytes = f"{shape.key_bytes}s", leaf_stride(shape) * leaf_copies(shape)
+    # Room for one row more than there can be: a full array is then read in one call, not in one and an empty one.
+    most = max(1, min(shape.max_entries + 1, _BATCH_BYTES // (shape.key_bytes + leaf_bytes)))
     room = min(_FIRST_BATCH_ROWS, most)
     cursor_bytes = max(shape.key_bytes, 4)  # a bucket's number for hashes, a key for arrays
     position, following = ctypes.create_string_buffer(cursor_bytes), ctypes.create_string_buffer(cursor_bytes)
     started = False
-    keys, values = bytearray(room * shape.key_bytes), bytearray(room * leaves.row_bytes)
+    keys, values = bytearray(room * shape.key_bytes), bytearray(room * leaf_bytes)
     while True:
         attributes = MapBatch(
             in_batch=ctypes.addressof(position) if started else 0,
@@ -167,18 +171,15 @@ def _read_batches(map_fd: int, shape: MapShape, leaves: _LeafReader) -> list[tup
             room *= 2
         else:
             count = attributes.count
-            raw_keys = bytes(memoryview(keys)[: count * shape.key_bytes])
-            raw_values = memoryview(values)[: count * leaves.row_bytes]
-            starts = range(0, len(raw_keys), shape.key_bytes)
-            found = (raw_keys[start : start + shape.key_bytes] for start in starts)
-            rows.update(zip(found, leaves.values(raw_values), strict=True))
+            found += [key for (key,) in struct.iter_unpack(key_format, memoryview(keys)[: count * shape.key_bytes])]
+            leaves.append(bytes(memoryview(values)[: count * leaf_bytes]))
             if failure == errno.ENOENT:
-                return list(rows.items())
+                return Rows(shape, found, b"".join(leaves))
             position, following, started = following, position, True
             if room >= most:
                 continue
             room = min(room * 4, most)
-        keys, values = bytearray(room * shape.key_bytes), bytearray(room * leaves.row_bytes)
+        keys, values = bytearray(room * shape.key_bytes), bytearray(room * leaf_bytes)
 
 
 def _try_batch(attributes: MapBatch) -> int:
@@ -192,27 +193,28 @@ def _try_batch(attributes: MapBatch) -> int:
     return 0
 
 
-def _walk(map_fd: int, shape: MapShape, leaves: _LeafReader) -> list[tuple[bytes, int]]:
+def _walk(map_fd: int, shape: MapShape) -> Rows:
     """Read key by key.
 
     After a key that was deleted meanwhile the kernel starts over, so a map under deletion could be walked for ever;
     and a walk cut short would make keys look deleted that are not. Hence: bounded, then EAGAIN.
     """
-    rows: dict[bytes, int] = {}
-    key, value = ctypes.create_string_buffer(shape.key_bytes), ctypes.create_string_buffer(leaves.row_bytes)
+    rows: dict[bytes, bytes] = {}
+    key = ctypes.create_string_buffer(shape.key_bytes)
+    value = ctypes.create_string_buffer(leaf_stride(shape) * leaf_copies(shape))
     step = MapElement(map_fd=map_fd, key=0, value=ctypes.addressof(key))
     lookup = MapElement(map_fd=map_fd, key=ctypes.addressof(key), value=ctypes.addressof(value))
     repeats = 0
     for _ in range(_WALK_REPEATS * shape.max_entries + _WALK_SLACK):
         if not _is_found(Command.MAP_GET_NEXT_KEY, step):
-            return list(rows.items())
+            return Rows(shape, list(rows), b"".join(rows.values()))
         step.key = ctypes.addressof(key)
         if key.raw in rows:
             repeats += 1
             if repeats > _WALK_REPEATS * len(rows) + _WALK_SLACK:
                 break
         elif _is_found(Command.MAP_LOOKUP_ELEM, lookup):
-            rows[key.raw] = next(leaves.values(memoryview(value)))
+            rows[key.raw] = value.raw
     raise BlockingIOError(errno.EAGAIN, f"map {shape.name} changes faster than it can be read key by key")
 
 

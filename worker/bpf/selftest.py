@@ -20,6 +20,7 @@ from typing import NoReturn
 from ebpf_userspace_exporter.worker.bpf.links import attach
 from ebpf_userspace_exporter.worker.bpf.maps import MapKind, create_map, read_map
 from ebpf_userspace_exporter.worker.bpf.programs import load_program
+from ebpf_userspace_exporter.worker.bpf.values import numbers_by_key
 from ebpf_userspace_exporter.worker.image import Function, MapShape, Probe
 from ebpf_userspace_exporter.worker.kernel import set_parent_death_signal
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
@@ -97,7 +98,8 @@ def _count_calls(*, uprobe_multi: bool) -> int:
             stack.callback(os.close, link)
         _call()
         child.call()
-        return read_map(counts, _COUNTS)[0][1]
+        [counted] = numbers_by_key(read_map(counts, _COUNTS)).values()
+        return counted
 
 
 def _call() -> None:

@@ -15,6 +15,7 @@ import pytest
 from ebpf_userspace_exporter.worker.bpf.maps import MapKind, create_map, read_map
 from ebpf_userspace_exporter.worker.bpf.programs import load_program
 from ebpf_userspace_exporter.worker.bpf.syscalls import Command, MapElement, bpf
+from ebpf_userspace_exporter.worker.bpf.values import numbers_by_key
 from ebpf_userspace_exporter.worker.image import Function, MapShape
 from ebpf_userspace_exporter.worker.reasons import AttachError
 
@@ -201,7 +202,21 @@ class Counter:
     map_fd: int
 
     def counts(self) -> list[int]:
-        return [value for _, value in sorted(read_map(self.map_fd, COUNTS))]
+        return [value for _, value in sorted(numbers_by_key(read_map(self.map_fd, COUNTS)).items())]
+
+
+@pytest.fixture
+def create() -> Iterator[Callable[[MapShape], int]]:
+    """Create maps that are closed when the test is over."""
+    descriptors: list[int] = []
+
+    def create_and_keep(shape: MapShape) -> int:
+        descriptors.append(create_map(shape))
+        return descriptors[-1]
+
+    yield create_and_keep
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 @pytest.fixture
