@@ -1,32 +1,51 @@
 """From the rows of a map to the series that they belong to."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ebpf_userspace_exporter.config.model import Counter, Histogram, Label
-from ebpf_userspace_exporter.config.names import PREFIX, family_of
-from ebpf_userspace_exporter.worker.decoders import Decode, DecodeError, RowSkipped, label_decoder
+from ebpf_userspace_exporter.config.names import PREFIX
+from ebpf_userspace_exporter.worker.bpf.maps import Rows, possible_cpu_numbers
+from ebpf_userspace_exporter.worker.bpf.values import ValueReader
+from ebpf_userspace_exporter.worker.decoders import DecodeError
+from ebpf_userspace_exporter.worker.decoders.surroundings import Surroundings
 from ebpf_userspace_exporter.worker.histograms import buckets_of
+from ebpf_userspace_exporter.worker.key_layout import cpu_suffix
+from ebpf_userspace_exporter.worker.keyed_series import KeyedSeries, TargetLabels, counter_key
 from ebpf_userspace_exporter.worker.metric_file import metric_key
-from ebpf_userspace_exporter.worker.series import Ledger, Series, SeriesLimitError
+from ebpf_userspace_exporter.worker.series import Ledger, Series
+from ebpf_userspace_exporter.worker.tally import Tally
 
 
-@dataclass(slots=True)
-class Tally:
-    """What went wrong in one read of the maps: numbers by metric and by reason, and words for the log."""
+class MetricRows(KeyedSeries):
+    """The rows of one metric's map. Each key is decoded once, as long as the map has it."""
 
-    decode_errors: dict[str, int] = field(default_factory=dict)
-    dropped: dict[str, int] = field(default_factory=dict)
-    messages: list[str] = field(default_factory=list)
+    _reader: ValueReader | None = None
 
-    def count_decode_error(self, metric: str) -> None:
-        """Count one bad key of a metric."""
-        self.decode_errors[metric] = self.decode_errors.get(metric, 0) + 1
+    @abstractmethod
+    def take(self, rows: Rows, tally: Tally) -> None:
+        """Bring the series up to date with all rows of the map."""
 
-    def count_dropped(self, reason: str, number: int = 1) -> None:
-        """Count series that there is no place for."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + number
+    def _numbers(self, rows: Rows) -> Iterable[tuple[bytes, int]]:
+        """Return key and number of each row; where CPUs are told apart, of each CPU's share of it."""
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = self._reader_of(rows)
+        if not self._layout.is_split:
+            return zip(rows.keys, reader.totals(rows), strict=True)
+        suffixes = list(map(cpu_suffix, possible_cpu_numbers()))
+        return (
+            (raw + suffix, number)
+            for raw, shares in zip(rows.keys, reader.shares(rows), strict=True)
+            for suffix, number in zip(suffixes, shares, strict=True)
+        )
+
+    def _reader_of(self, rows: Rows) -> ValueReader:
+        metric = self._metric
+        if isinstance(metric, Histogram):
+            return ValueReader(rows.shape)
+        return ValueReader(rows.shape, metric.value_offset, metric.value_type)
 
 
 @dataclass(slots=True, eq=False)
@@ -38,38 +57,38 @@ class _Row:
     read: int = 0
 
 
-class MetricRows(ABC):
-    """The rows of one metric's map. Each key is decoded once, as long as the map has it."""
-
-    _skips_zeros = False
+class CountedRows(MetricRows):
+    """Rows whose numbers grow: what a row had counted that went back, or is gone, stays its series'."""
 
     def __init__(
-        self, metric: Counter | Histogram, pid: int, ledger: Ledger, *, series_labels: Sequence[Label]
+        self,
+        metric: Counter | Histogram,
+        labels: TargetLabels,
+        ledger: Ledger,
+        surroundings: Surroundings,
+        *,
+        series_labels: Sequence[Label],
     ) -> None:
-        self.table = metric.table
-        self._metric = metric
-        self._ledger = ledger
-        self._names = [*(label.name for label in series_labels), "pid"]
-        self._pid = str(pid)
-        self._layout = _KeyLayout(metric.labels)
+        super().__init__(metric, labels, ledger, surroundings, series_labels=series_labels)
         self._rows: dict[bytes, _Row] = {}
         self._reads = 0
-        self._told: set[str] = set()
+        # A BPF_HISTOGRAM is an array: it has rows for keys that no event ever had, also beyond the last bucket. And
+        # a row has a share for CPUs that the machine could have, of which there may be hundreds.
+        self._skips_zeros = isinstance(metric, Histogram) or self._layout.is_split
 
-    def take(self, rows: Iterable[tuple[bytes, int]], tally: Tally) -> None:
-        """Bring the series up to date with all rows of the map: key and number, for per-CPU maps the sum."""
+    def take(self, rows: Rows, tally: Tally) -> None:
+        """Add to the series what the rows have more than at the last read."""
         known, changed = self._rows, self._ledger.changed
         self._reads = read = self._reads + 1
         present = 0
-        for raw, number in rows:
+        for raw, number in self._numbers(rows):
             row = known.get(raw)
             if row is None:
                 if not number and self._skips_zeros:
                     continue
-                row = known[raw] = _Row(self._admit(raw, tally))
-            if row.read != read:
-                row.read = read
-                present += 1
+                row = known[raw] = _Row(self._find(raw, tally))
+            row.read = read
+            present += 1
             if number == row.last:
                 continue
             growth, row.last = number - row.last, number
@@ -86,32 +105,6 @@ class MetricRows(ABC):
         """Yield each map key's series, one that has several keys as often."""
         return (row.series for row in self._rows.values() if row.series is not None)
 
-    @abstractmethod
-    def _series_of(self, raw: bytes) -> Series:
-        """Return the series of a map's key, a new one if need be."""
-
-    def _labels(self, texts: Sequence[str]) -> list[tuple[str, str]]:
-        return list(zip(self._names, [*texts, self._pid], strict=True))
-
-    def _admit(self, raw: bytes, tally: Tally) -> Series | None:
-        name = self._metric.name
-        try:
-            return self._series_of(raw)
-        except RowSkipped:
-            return None
-        except DecodeError as error:
-            tally.count_decode_error(name)
-            self._tell_once("decode", f"{name}: {error}", tally)
-        except SeriesLimitError as error:
-            tally.count_dropped("series_limit")
-            self._tell_once("limit", f"{name}: {error}", tally)
-        return None
-
-    def _tell_once(self, topic: str, message: str, tally: Tally) -> None:
-        if topic not in self._told:
-            self._told.add(topic)
-            tally.messages.append(message)
-
     def _forget_absent(self, read: int) -> None:
         for raw, row in [(raw, row) for raw, row in self._rows.items() if row.read != read]:
             del self._rows[raw]
@@ -120,38 +113,37 @@ class MetricRows(ABC):
                 self._ledger.changed.add(row.series)
 
 
-class CounterRows(MetricRows):
-    """A counter: one series for each combination of labels.
+class CounterRows(CountedRows):
+    """A counter: one series for each combination of labels. Of a signed value, what is below 0 counts as 0.
 
     Without labels it has one series, from the start and whatever the map's keys are.
     """
 
-    def __init__(self, counter: Counter, pid: int, ledger: Ledger) -> None:
-        super().__init__(counter, pid, ledger, series_labels=counter.labels)
-        self._family = PREFIX + family_of(counter.name, "counter")
-        self._sample = PREFIX + counter.name
+    def __init__(self, counter: Counter, labels: TargetLabels, ledger: Ledger, surroundings: Surroundings) -> None:
+        super().__init__(counter, labels, ledger, surroundings, series_labels=counter.labels)
+        self._counter = counter
         if not counter.labels:
-            ledger.add({self._key_of([]): 1.0})
+            ledger.add({counter_key(counter, labels): counter.value_multiplier})
+
+    def _numbers(self, rows: Rows) -> Iterable[tuple[bytes, int]]:
+        numbers = super()._numbers(rows)
+        if self._counter.value_type is None or not self._counter.value_type.is_signed:
+            return numbers
+        return ((raw, max(number, 0)) for raw, number in numbers)
 
     def _series_of(self, raw: bytes) -> Series:
-        key = self._key_of(self._layout.texts(raw))
-        return self._ledger.obtain(key, lambda: {key: 1.0})
-
-    def _key_of(self, texts: list[str]) -> str:
-        return metric_key(self._family, self._sample, self._labels(texts), self._metric.help)
+        key = counter_key(self._counter, self._labels(self._layout.texts(raw)))
+        return self._ledger.obtain(key, lambda: {key: self._counter.value_multiplier})
 
 
-class HistogramRows(MetricRows):
+class HistogramRows(CountedRows):
     """A histogram: buckets and sum for each combination of labels, but for the last label, which is the bucket.
 
     All buckets are there as soon as one is; without other labels, from the start.
     """
 
-    # A BPF_HISTOGRAM is an array: it has rows for keys that no event ever had, also beyond the last bucket.
-    _skips_zeros = True
-
-    def __init__(self, histogram: Histogram, pid: int, ledger: Ledger) -> None:
-        super().__init__(histogram, pid, ledger, series_labels=histogram.labels[:-1])
+    def __init__(self, histogram: Histogram, labels: TargetLabels, ledger: Ledger, surroundings: Surroundings) -> None:
+        super().__init__(histogram, labels, ledger, surroundings, series_labels=histogram.labels[:-1])
         self._family = PREFIX + histogram.name
         self._buckets = buckets_of(histogram)
         self._multiplier = histogram.bucket_multiplier
@@ -179,21 +171,3 @@ class HistogramRows(MetricRows):
 
     def _sum_key_of(self, texts: list[str]) -> str:
         return metric_key(self._family, f"{self._family}_sum", self._labels(texts), self._metric.help)
-
-
-class _KeyLayout:
-    """Where each label's bytes are in a map's key."""
-
-    def __init__(self, labels: Sequence[Label]) -> None:
-        self._parts: list[tuple[slice, Decode]] = []
-        self._key_bytes = 0
-        for label in labels:
-            end = self._key_bytes + label.size
-            self._parts.append((slice(self._key_bytes, end), label_decoder(label)))
-            self._key_bytes = end + label.padding
-
-    def texts(self, raw: bytes) -> list[str]:
-        """Return the labels' texts; DecodeError and RowSkipped as the decoders say, or if the key has another size."""
-        if self._parts and len(raw) != self._key_bytes:
-            raise DecodeError("key", raw, f"{self._key_bytes} bytes")
-        return [decode(raw[part]) for part, decode in self._parts]

@@ -18,6 +18,7 @@ from ebpf_userspace_exporter.worker.bpf.links import attach
 from ebpf_userspace_exporter.worker.bpf.maps import create_map, read_map
 from ebpf_userspace_exporter.worker.bpf.programs import load_program, program_tag
 from ebpf_userspace_exporter.worker.collect import Collector
+from ebpf_userspace_exporter.worker.decoders.surroundings import Surroundings
 from ebpf_userspace_exporter.worker.image import Image
 from ebpf_userspace_exporter.worker.kernel import uninterrupted
 from ebpf_userspace_exporter.worker.messages import (
@@ -105,13 +106,15 @@ def _serve(assignment: Assignment, channel: socket.socket, maps: Sequence[int]) 
         assignment.program,
         assignment.pid,
         assignment.directory,
+        labels=[("pid", str(assignment.pid))],
+        surroundings=Surroundings(assignment.pid, _Addresses(), _no_stack),
         generation=assignment.generation,
         group=assignment.group,
         inherit=assignment.inherit_values,
     )
 
     def collect(sequence: int, *, final: bool) -> None:
-        report = collector.collect(lambda table: read_map(*tables[table]))
+        report = collector.collect(lambda table: read_map(*tables[table]), assignment.program.max_series)
         send(
             channel,
             Collected(sequence, report.publish, report.decode_errors, report.dropped, report.messages, final=final),
@@ -124,3 +127,14 @@ def _serve(assignment: Assignment, channel: socket.socket, maps: Sequence[int]) 
                 collect(0, final=True)
             else:
                 collect(int(request.split()[1]), final=False)
+
+
+class _Addresses:
+    """Names nothing."""
+
+    def name(self, address: int) -> str:
+        return hex(address)
+
+
+def _no_stack(table: str, stack_id: int) -> tuple[int, ...]:
+    raise KeyError(table, stack_id)

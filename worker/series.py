@@ -8,7 +8,9 @@ differ by what keys held that are gone. The metric file keeps both, for the next
 
 import json
 import math
-from collections.abc import Callable, Mapping
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 
 from ebpf_userspace_exporter.worker.metric_file import MetricFileError
@@ -34,13 +36,23 @@ class Series:
 
     def refresh_value(self) -> float:
         """Return the value to write: never less than the one before, whatever scaling rounds."""
-        self.value = max(self.value, self.counted * self.multiplier)
+        self.value = max(self.value, _finite(self.counted * self.multiplier))
+        return self.value
+
+
+@dataclass(slots=True, eq=False)
+class GaugeSeries(Series):
+    """One gauge: `counted` is its number at present, which may fall; there is no past, so `total` stays 0."""
+
+    def refresh_value(self) -> float:
+        """Return the value to write."""
+        self.value = _finite(self.counted * self.multiplier)
         return self.value
 
 
 @dataclass(slots=True, eq=False)
 class SeriesSet:
-    """Series that are written together or not at all: one counter, or a histogram's buckets and sum."""
+    """Series that are written together or not at all: one counter or gauge, or a histogram's buckets and sum."""
 
     members: tuple[Series, ...]
     is_dropped: bool = False
@@ -62,12 +74,17 @@ def resumed(counted: int, last: float, total: int, map_keys: int) -> int:
 class Ledger:
     """All series of one metric file, by key, in the order in which they came.
 
-    `unplaced` are the sets that have no place in the file yet, `changed` the series that the file may be behind of.
+    `sets` are those that may be shown, `waiting` those beyond the limit on them: they go on being counted. `unplaced`
+    are the ones of `sets` that have no place in the file yet, `changed` the series that the file may be behind of.
+    `has_lost` says that the file shows series that are no more: it only ever grows, so a new one is needed.
     """
 
+    series_class: type[Series] = Series
     sets: list[SeriesSet] = field(default_factory=list)
+    waiting: deque[SeriesSet] = field(default_factory=deque)
     unplaced: list[SeriesSet] = field(default_factory=list)
     changed: set[Series] = field(default_factory=set)
+    has_lost: bool = False
     _series: dict[str, Series] = field(default_factory=dict)
     _restored: dict[Series, float] = field(default_factory=dict)
 
@@ -81,14 +98,38 @@ class Ledger:
 
     def add(self, keys: Mapping[str, float]) -> None:
         """Add one set of series, given their multipliers by key; those that are known stay. SeriesLimitError."""
-        members = tuple(Series(key, multiplier) for key, multiplier in keys.items() if key not in self._series)
+        members = tuple(self.series_class(*item) for item in keys.items() if item[0] not in self._series)
         if not members:
             return
         if len(self._series) + len(members) > MAX_SERIES:
             raise SeriesLimitError(f"more than {MAX_SERIES} series")
         self._series.update((series.key, series) for series in members)
-        self.sets.append(SeriesSet(members))
-        self.unplaced.append(self.sets[-1])
+        self.waiting.append(SeriesSet(members))
+
+    def admit(self, room: int) -> int:
+        """Let up to `room` more sets be shown, first come first served; return how many have newly to wait."""
+        for _ in range(min(room, len(self.waiting))):
+            admitted = self.waiting.popleft()
+            admitted.is_dropped = False
+            self.sets.append(admitted)
+            self.unplaced.append(admitted)
+        newly = 0
+        for series_set in reversed(self.waiting):
+            if series_set.is_dropped:
+                break
+            series_set.is_dropped = True
+            newly += 1
+        return newly
+
+    def forget(self, gone: Set[Series]) -> None:
+        """End these series, each of which is all of its set."""
+        self.has_lost |= any(series.slot is not None for series in gone)
+        for series in gone:
+            del self._series[series.key]
+        self.changed -= gone
+        self.sets = [each for each in self.sets if each.members[0] not in gone]
+        self.unplaced = [each for each in self.unplaced if each.members[0] not in gone]
+        self.waiting = deque(each for each in self.waiting if each.members[0] not in gone)
 
     def restore(self, entries: Mapping[str, tuple[float, float]], multipliers: Mapping[str, float]) -> None:
         """Begin with what a former worker has written; `multipliers` are by sample name, 1 where there is none.
@@ -106,6 +147,7 @@ class Ledger:
             sets.setdefault(set_name, {})[key] = multiplier
         for keys in sets.values():
             self.add(keys)
+        self.admit(len(self.waiting))  # what was shown stays
         for key, (value, last) in entries.items():
             series = self._series[key]
             same = last * series.multiplier == value  # and then nothing is rounded
@@ -119,6 +161,10 @@ class Ledger:
             before = series.counted - series.total
             series.counted = resumed(before, last, series.total, map_keys.get(series, 0))
         self._restored.clear()
+
+
+def _finite(value: float) -> float:
+    return max(-sys.float_info.max, min(value, sys.float_info.max))
 
 
 def _names(key: str) -> tuple[str, str]:

@@ -1,7 +1,8 @@
+import json
 import os
 import struct
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from prometheus_client.utils import floatToGoString
 
 from ebpf_userspace_exporter.config.model import (
     BucketType,
+    Combine,
     Counter,
     Decoder,
+    Gauge,
     Histogram,
     Label,
     Metrics,
@@ -19,11 +22,20 @@ from ebpf_userspace_exporter.config.model import (
 )
 from ebpf_userspace_exporter.config.names import PREFIX
 from ebpf_userspace_exporter.config.selector import Selector
+from ebpf_userspace_exporter.worker.bpf.maps import Rows
 from ebpf_userspace_exporter.worker.collect import Collector, CollectReport
-from ebpf_userspace_exporter.worker.file_names import metric_file_name, publish, temporary_file_name
+from ebpf_userspace_exporter.worker.file_names import (
+    GAUGE_KINDS,
+    GaugeKind,
+    metric_file_name,
+    publish,
+    temporary_file_name,
+)
 from ebpf_userspace_exporter.worker.metric_file import read_metric_file
+from tests.worker.map_contents import SURROUNDINGS, rows_of
 
 PID = 42
+MANY = 1000
 UINT, STRING = Decoder(name="uint"), Decoder(name="string")
 NAME = Label(name="name", size=16, decoders=(STRING,))
 BUCKET = Label(name="bucket", size=8, decoders=(UINT,))
@@ -32,8 +44,12 @@ Tables = dict[str, dict[bytes, int]]
 Samples = dict[str, float]
 
 
-def counter(name: str, *labels: Label, table: str = "calls") -> Counter:
-    return Counter(name=name, help=f'What "{name}" is: ü\n', table=table, labels=labels)
+def counter(name: str, *labels: Label, table: str = "calls", multiplier: float = 1.0) -> Counter:
+    return Counter(name=name, help=f'What "{name}" is: ü\n', table=table, labels=labels, value_multiplier=multiplier)
+
+
+def gauge(name: str, *labels: Label, combine: Combine = Combine.SUM) -> Gauge:
+    return Gauge(name=name, help=name, table=name, labels=labels, combine=combine)
 
 
 def histogram(name: str, *labels: Label, multiplier: float = 1.0) -> Histogram:
@@ -49,12 +65,17 @@ def histogram(name: str, *labels: Label, multiplier: float = 1.0) -> Histogram:
     )
 
 
-def program(*metrics: Counter | Histogram, name: str = "gc total") -> Program:
+def program(*metrics: Counter | Gauge | Histogram, name: str = "gc total") -> Program:
     chosen = Metrics(
         counters=tuple(metric for metric in metrics if isinstance(metric, Counter)),
+        gauges=tuple(metric for metric in metrics if isinstance(metric, Gauge)),
         histograms=tuple(metric for metric in metrics if isinstance(metric, Histogram)),
     )
     return Program(name=name, metrics=chosen, attachment=Selector(binary_name=("python3",)), code="")
+
+
+def nothing_new(series: int, *, publish: bool = False) -> CollectReport:
+    return CollectReport({}, {}, publish=publish, messages=(), series=series)
 
 
 def name(text: str) -> bytes:
@@ -73,13 +94,31 @@ class StateDirectory:
         self.collectors: list[Collector] = []
         self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
-    def collector(self, configured: Program, *, pid: int = PID, generation: int = 1, inherit: bool = True) -> Collector:
-        collector = Collector(configured, pid, self.path, generation=generation, group=None, inherit=inherit)
+    def collector(
+        self,
+        configured: Program,
+        *,
+        pid: int = PID,
+        generation: int = 1,
+        inherit: bool = True,
+        event_tables: Collection[str] = (),
+    ) -> Collector:
+        collector = Collector(
+            configured,
+            pid,
+            self.path,
+            labels=[("pid", str(pid))],
+            surroundings=SURROUNDINGS,
+            generation=generation,
+            group=None,
+            inherit=inherit,
+            event_tables=event_tables,
+        )
         self.collectors.append(collector)
         return collector
 
-    def collect(self, collector: Collector, tables: Tables) -> CollectReport:
-        return collector.collect(lambda table: tables[table].items())
+    def collect(self, collector: Collector, tables: Tables, max_series: int = MANY) -> CollectReport:
+        return collector.collect(lambda table: rows_of(tables[table]), max_series)
 
     def publish(self, configured: Program, *, pid: int = PID, generation: int = 1) -> None:
         publish(self._descriptor, configured, pid, generation)
@@ -106,6 +145,15 @@ class StateDirectory:
         assert len(samples) == len(found)
         assert all("pid" in sample.labels for sample in found)
         return samples
+
+    def gauges(self, configured: Program, kind: GaugeKind = "gauge") -> Samples:
+        """Return the gauges of this target, by name and first label."""
+        entries = read_metric_file(self.path / metric_file_name(kind, configured.name, PID))
+        keys = {key: json.loads(key) for key in entries}
+        return {
+            f"{keys[key][1].removeprefix(PREFIX)}{{{','.join(list(keys[key][2].values())[:-1])}}}": value
+            for key, (value, _) in entries.items()
+        }
 
     def close(self) -> None:
         for collector in self.collectors:
@@ -213,7 +261,7 @@ def test_a_second_read_is_stored_in_place(directory: StateDirectory) -> None:
 
     later: Tables = {"calls": {name("a"): 2, name("b"): 3}, "size": {bucket(3, "x"): 1}}
     for _ in range(3):
-        assert directory.collect(collector, later) == CollectReport({}, {}, publish=False, messages=())
+        assert directory.collect(collector, later) == nothing_new(3)
 
     assert (directory.path / metric_file_name("counter", configured.name, PID)).stat().st_ino == inode
     assert directory.samples() == {"calls_total{name=a}": 2, "calls_total{name=b}": 3} | buckets(
@@ -225,12 +273,11 @@ def test_a_table_of_two_metrics_is_read_once(directory: StateDirectory) -> None:
     configured = program(counter("calls_total", NAME), counter("all_calls_total"), counter("x", table="other"))
     read = []
 
-    def read_table(table: str) -> Iterable[tuple[bytes, int]]:
+    def read_table(table: str) -> Rows:
         read.append(table)
-        yield name("a"), 2
-        yield name("b"), 3
+        return rows_of({name("a"): 2, name("b"): 3})
 
-    directory.collector(configured).collect(read_table)
+    directory.collector(configured).collect(read_table, MANY)
     directory.publish(configured)
 
     assert read == ["calls", "other"]
@@ -345,7 +392,7 @@ def test_a_damaged_file_is_written_again_from_memory(directory: StateDirectory, 
     report = directory.collect(collector, {"calls": {name("b"): 8}, "size": {bucket(1): 3}})
     directory.publish(configured)
 
-    assert report == CollectReport({}, {}, publish=True, messages=())
+    assert report == nothing_new(3, publish=True)
     assert (
         directory.samples()
         == before
@@ -375,7 +422,7 @@ def test_bad_keys_are_counted_once_and_the_others_shown(directory: StateDirector
 
     assert first.decode_errors == {"calls_total": 1, "size": 2}
     assert [message.partition(":")[0] for message in first.messages] == ["calls_total", "size"]
-    assert second == CollectReport({}, {}, publish=False, messages=())
+    assert second == nothing_new(2)
     assert directory.samples() == {"calls_total{name=a}": 1} | buckets("size", "", {0: 1}, total=0)
 
 
@@ -384,13 +431,13 @@ def test_a_table_that_cannot_be_read_is_the_callers_error_and_loses_nothing(dire
     directory.generation(configured, 1, {"calls": {b"x": 5}, "hits": {b"x": 5}})
     collector = directory.collector(configured, generation=2)
 
-    def read_table(table: str) -> Iterable[tuple[bytes, int]]:
-        yield b"x", 6
+    def read_table(table: str) -> Rows:
         if table == "hits":
             raise OSError(22, "Invalid argument")
+        return rows_of({b"x": 6})
 
     with pytest.raises(OSError, match="Invalid argument"):
-        collector.collect(read_table)
+        collector.collect(read_table, MANY)
     assert directory.collect(collector, {"calls": {b"x": 7}, "hits": {b"x": 7}}).publish
     directory.publish(configured, generation=2)
     assert directory.samples() == {"calls_total{}": 7, "hits{}": 7}
@@ -404,12 +451,12 @@ def test_a_table_that_changes_too_fast_to_be_read_keeps_its_values_and_costs_no_
     directory.collect(collector, {"calls": {b"x": 5}, "hits": {b"x": 5}})
     directory.publish(configured)
 
-    def read_table(table: str) -> Iterable[tuple[bytes, int]]:
+    def read_table(table: str) -> Rows:
         if table == "hits":
             raise BlockingIOError(11, "map hits changes faster than it can be read key by key")
-        return [(b"x", 6)]
+        return rows_of({b"x": 6})
 
-    reports = [collector.collect(read_table) for _ in range(2)]
+    reports = [collector.collect(read_table, MANY) for _ in range(2)]
     assert directory.samples() == {"calls_total{}": 6, "hits{}": 5}
     assert [len(report.messages) for report in reports] == [1, 0]
     assert "map hits changes faster" in reports[0].messages[0]
@@ -425,12 +472,12 @@ def test_a_successor_that_cannot_read_all_at_first_leaves_the_file_and_then_coun
     directory.generation(configured, 1, {"calls": {b"x": 5}, "hits": {b"x": 5}})
     collector = directory.collector(configured, generation=2)
 
-    def read_table(table: str) -> Iterable[tuple[bytes, int]]:
+    def read_table(table: str) -> Rows:
         if table == "hits":
             raise BlockingIOError(11, "map hits changes faster than it can be read key by key")
-        return [(b"x", 6)]
+        return rows_of({b"x": 6})
 
-    assert not collector.collect(read_table).publish
+    assert not collector.collect(read_table, MANY).publish
     assert directory.samples() == {"calls_total{}": 5, "hits{}": 5}
 
     assert directory.collect(collector, {"calls": {b"x": 7}, "hits": {b"x": 7}}).publish
@@ -454,7 +501,7 @@ def test_on_a_full_tmpfs_series_are_dropped_whole_and_come_when_there_is_room(sm
     assert first.publish
     assert first.dropped == {"no_space": 2}
     assert "No space left on device" in first.messages[0]
-    assert second == third == CollectReport({}, {}, publish=False, messages=())
+    assert second == third == nothing_new(5)
     shown = [buckets("size", f",name=label {number}", {0: number}, total=0) for number in range(1, 6)]
     assert crowded == shown[0] | shown[1] | shown[2]
     assert small_tmpfs.samples() == shown[0] | shown[1] | shown[2] | shown[3] | shown[4]
@@ -476,3 +523,168 @@ def test_without_room_for_a_file_the_one_before_stays(small_tmpfs: StateDirector
     assert small_tmpfs.collect(collector, {"calls": {b"x": 7}}).publish
     small_tmpfs.publish(configured, generation=2)
     assert small_tmpfs.samples() == {"calls_total{}": 7}
+
+
+def test_totals_outlive_the_worker_exactly_whatever_they_are_multiplied_by(directory: StateDirectory) -> None:
+    configured = program(counter("wait_seconds_total", NAME, multiplier=1e-9), counter("cost", multiplier=1 / 3))
+    counts = [999_999_999, 2**40 + 1, 2**40 + 1, 5, 2**52 + 1]
+    seen = [
+        directory.generation(configured, number, {"calls": {name("a"): count}}) for number, count in enumerate(counts)
+    ]
+
+    # 5 is less than before: the key was deleted and made again.
+    totals = [999_999_999, 2**40 + 1, 2**40 + 1, 2**40 + 6, 2**40 + 2**52 + 2]
+    assert seen == [{"wait_seconds_total{name=a}": total * 1e-9, "cost{}": total * (1 / 3)} for total in totals]
+
+
+def test_events_are_shown_with_the_next_read_and_go_on_in_the_successor(directory: StateDirectory) -> None:
+    configured = program(counter("opens_total", NAME, table="events", multiplier=0.1), counter("calls_total"))
+
+    def events(generation: int, *texts: str) -> CollectReport:
+        collector = directory.collector(configured, generation=generation, event_tables={"events"})
+        for text in texts:
+            collector.take_event("events", name(text) + b"more")
+        report = directory.collect(collector, {"calls": {b"x": 3}})
+        directory.publish(configured, generation=generation)
+        collector.close()
+        return report
+
+    assert events(1, "a", "a", "b").series == 3
+    assert directory.samples() == {"opens_total{name=a}": 0.2, "opens_total{name=b}": 0.1, "calls_total{}": 3}
+    events(2, "a", "c")
+    events(3)
+    assert directory.samples() == {
+        "opens_total{name=a}": pytest.approx(0.3, rel=1e-15),
+        "opens_total{name=b}": 0.1,
+        "opens_total{name=c}": 0.1,
+        "calls_total{}": 3,
+    }
+
+
+def test_a_bad_event_is_in_the_next_report_also_where_the_maps_cannot_be_read(directory: StateDirectory) -> None:
+    configured = program(counter("opens_total", NAME, table="events"), counter("calls_total"))
+    collector = directory.collector(configured, event_tables={"events"})
+    collector.take_event("events", b"short")
+    collector.take_event("others", b"short")
+
+    def read_table(table: str) -> Rows:
+        raise OSError(22, "Invalid argument")
+
+    with pytest.raises(OSError, match="Invalid argument"):
+        collector.collect(read_table, MANY)
+
+    assert directory.collect(collector, {"calls": {}}).decode_errors == {"opens_total": 1}
+    assert directory.collect(collector, {"calls": {}}) == nothing_new(1)
+
+
+def test_gauges_change_in_place_and_a_vanished_one_takes_a_new_file(directory: StateDirectory) -> None:
+    configured = program(counter("calls_total"), gauge("open", NAME))
+    collector = directory.collector(configured)
+    path = directory.path / metric_file_name("gauge", configured.name, PID)
+
+    def collect(gauges: dict[bytes, int]) -> tuple[bool, Samples, int]:
+        report = directory.collect(collector, {"calls": {b"x": 1}, "open": gauges})
+        directory.publish(configured)
+        return report.publish, directory.gauges(configured), path.stat().st_ino
+
+    _, first, inode = collect({name("a"): 5, name("b"): 6})
+    assert first == {"open{a}": 5, "open{b}": 6}
+    assert collect({name("a"): 3, name("b"): 6, name("c"): 1}) == (
+        False,
+        {"open{a}": 3, "open{b}": 6, "open{c}": 1},
+        inode,
+    )
+    published, vanished, another = collect({name("c"): 1})
+    assert (published, vanished) == (True, {"open{c}": 1})
+    assert another != inode
+    assert collect({name("c"): 2, name("a"): 9}) == (False, {"open{c}": 2, "open{a}": 9}, another)
+    assert directory.samples() == {"calls_total{}": 1}, "what the stock collector reads"
+
+
+def test_gauges_that_combine_otherwise_have_a_file_of_their_own(directory: StateDirectory) -> None:
+    configured = program(
+        *(gauge(f"{combine}_bytes", combine=combine) for combine in (Combine.SUM, Combine.MAX, Combine.MIN))
+    )
+    directory.generation(configured, 1, {f"{combine}_bytes": {b"x": 2, b"y": 5} for combine in ("sum", "max", "min")})
+
+    assert {kind: directory.gauges(configured, kind) for kind in GAUGE_KINDS} == {
+        "gauge": {"sum_bytes{}": 7},
+        "gauge-max": {"max_bytes{}": 5},
+        "gauge-min": {"min_bytes{}": 2},
+    }
+
+
+def test_a_successor_knows_nothing_of_gauges_that_are_gone(directory: StateDirectory) -> None:
+    configured = program(gauge("open", NAME))
+    directory.generation(configured, 1, {"open": {name("a"): 5, name("b"): 6}})
+    directory.generation(configured, 2, {"open": {name("b"): 1}})
+
+    assert directory.gauges(configured) == {"open{b}": 1}
+
+
+def test_a_damaged_file_of_gauges_is_written_again(directory: StateDirectory) -> None:
+    configured = program(gauge("open", NAME))
+    collector = directory.collector(configured)
+    directory.collect(collector, {"open": {name("a"): 5}})
+    directory.publish(configured)
+    os.truncate(directory.path / metric_file_name("gauge", configured.name, PID), 0)
+
+    assert directory.collect(collector, {"open": {name("a"): 5}}).publish
+    directory.publish(configured)
+    assert directory.gauges(configured) == {"open{a}": 5}
+
+
+def test_label_sets_beyond_the_limit_are_counted_once_and_shown_when_there_is_room(directory: StateDirectory) -> None:
+    configured = program(counter("calls_total", NAME), histogram("size", NAME))
+    collector = directory.collector(configured)
+    tables: Tables = {
+        "calls": {name(text): number for number, text in enumerate("abc", 1)},
+        "size": {bucket(0, "x"): 1, bucket(1, "x"): 2},
+    }
+
+    first = directory.collect(collector, tables, max_series=2)
+    directory.publish(configured)
+    assert (first.series, first.dropped, len(first.messages)) == (2, {"max_series": 2}, 1)
+    assert directory.samples() == {"calls_total{name=a}": 1, "calls_total{name=b}": 2}
+
+    tables["calls"][name("c")] = 30
+    assert directory.collect(collector, tables, max_series=2) == nothing_new(2)
+    tables["calls"][name("d")] = 4
+    again = directory.collect(collector, tables, max_series=0)
+    assert (again.series, again.dropped, again.messages) == (2, {"max_series": 1}, ())
+    assert directory.samples() == {"calls_total{name=a}": 1, "calls_total{name=b}": 2}
+
+    assert directory.collect(collector, tables, max_series=3) == nothing_new(3)
+    assert directory.collect(collector, tables, max_series=5) == nothing_new(5)
+    assert directory.samples() == {
+        f"calls_total{{name={text}}}": n for text, n in zip("abcd", (1, 2, 30, 4), strict=True)
+    } | buckets("size", ",name=x", {0: 1, 1: 2}, total=0)
+
+
+def test_what_a_predecessor_showed_stays_whatever_the_limit_is_now(directory: StateDirectory) -> None:
+    configured = program(counter("calls_total", NAME))
+    directory.generation(configured, 1, {"calls": {name("a"): 1, name("b"): 2}})
+    collector = directory.collector(configured, generation=2)
+
+    report = directory.collect(collector, {"calls": {name("c"): 3, name("b"): 4}}, max_series=1)
+    directory.publish(configured, generation=2)
+    os.truncate(directory.path / metric_file_name("counter", configured.name, PID), 0)
+    assert directory.collect(collector, {"calls": {name("b"): 5}}, max_series=1).publish
+    directory.publish(configured, generation=2)
+
+    assert (report.series, report.dropped) == (2, {"max_series": 1})
+    assert directory.samples() == {"calls_total{name=a}": 1, "calls_total{name=b}": 5}
+
+
+def test_a_gauge_that_ends_makes_room_for_another(directory: StateDirectory) -> None:
+    configured = program(gauge("open", NAME))
+    collector = directory.collector(configured)
+    reports = []
+    for rows in ("abc", "abc", "bcd", "d", ""):
+        reports.append(directory.collect(collector, {"open": {name(text): ord(text) for text in rows}}, max_series=2))
+        directory.publish(configured)
+
+    assert [report.dropped for report in reports] == [{"max_series": 1}, {}, {"max_series": 1}, {}, {}]
+    assert [report.series for report in reports] == [2, 2, 2, 1, 0]
+    assert [report.publish for report in reports] == [True, False, True, True, True]
+    assert directory.gauges(configured) == {}

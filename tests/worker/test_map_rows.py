@@ -2,9 +2,12 @@ import struct
 
 import pytest
 
-from ebpf_userspace_exporter.config.model import BucketType, Counter, Decoder, Histogram, Label
-from ebpf_userspace_exporter.worker.map_rows import CounterRows, HistogramRows, MetricRows, Tally
+from ebpf_userspace_exporter.config.model import BucketType, Counter, Decoder, Histogram, Label, ValueType
+from ebpf_userspace_exporter.worker.bpf.maps import Rows, possible_cpus
+from ebpf_userspace_exporter.worker.map_rows import CountedRows, CounterRows, HistogramRows
 from ebpf_userspace_exporter.worker.series import Ledger
+from ebpf_userspace_exporter.worker.tally import Tally
+from tests.worker.map_contents import SURROUNDINGS, per_cpu_rows, rows_of, rows_with_leaves
 
 UINT, STRING = Decoder(name="uint"), Decoder(name="string")
 
@@ -12,28 +15,30 @@ UINT, STRING = Decoder(name="uint"), Decoder(name="string")
 class Read:
     """A metric's rows, and what became of them."""
 
-    def __init__(self, metric: Counter | Histogram) -> None:
+    def __init__(self, metric: Counter | Histogram, labels: tuple[tuple[str, str], ...] = (("pid", "7"),)) -> None:
         self.ledger = Ledger()
-        self.rows: MetricRows = (
-            CounterRows(metric, 7, self.ledger)
+        self.rows: CountedRows = (
+            CounterRows(metric, labels, self.ledger, SURROUNDINGS)
             if isinstance(metric, Counter)
-            else HistogramRows(metric, 7, self.ledger)
+            else HistogramRows(metric, labels, self.ledger, SURROUNDINGS)
         )
         self.tally = Tally()
 
-    def __call__(self, rows: dict[bytes, int]) -> dict[str, int]:
+    def __call__(self, rows: dict[bytes, int] | Rows) -> dict[str, int]:
         """Return what each series has counted after this read, by the end of its key."""
         self.tally = Tally()
-        self.rows.take(rows.items(), self.tally)
+        self.rows.take(rows if isinstance(rows, Rows) else rows_of(rows), self.tally)
         return {
             series.key.split("{")[1].rsplit("}")[0].replace('"', ""): series.counted
-            for series_set in self.ledger.sets
+            for series_set in self.ledger.waiting
             for series in series_set.members
         }
 
 
-def counter(*labels: Label) -> Counter:
-    return Counter(name="calls_total", help="Calls.", table="calls", labels=labels)
+def counter(*labels: Label, value_type: ValueType | None = None, offset: int = 0) -> Counter:
+    return Counter(
+        name="calls_total", help="Calls.", table="calls", labels=labels, value_type=value_type, value_offset=offset
+    )
 
 
 def histogram(*labels: Label, first: int = 1, last: int = 2) -> Histogram:
@@ -49,6 +54,7 @@ def histogram(*labels: Label, first: int = 1, last: int = 2) -> Histogram:
 
 
 NAME = Label(name="name", size=4, decoders=(STRING,))
+CPU = Label(name="cpu")
 PADDED = Label(name="number", size=2, padding=2, decoders=(UINT,))
 
 
@@ -74,14 +80,6 @@ def test_a_counter_never_falls_and_counts_nothing_twice(reads: list[dict[bytes, 
 
     assert seen[-1] == counted
     assert seen == sorted(seen)
-
-
-def test_a_row_that_is_read_twice_counts_once() -> None:
-    """A hash whose keys are deleted while they are walked starts again from the first."""
-    read = Read(counter())
-    read.rows.take([(b"a", 5), (b"b", 1), (b"a", 6)], read.tally)
-
-    assert read({b"a": 6, b"b": 1}) == {"pid:7": 7}
 
 
 def test_labels_are_cut_from_the_key_without_their_padding() -> None:
@@ -165,3 +163,53 @@ def test_a_key_that_is_no_bucket_is_an_error_unless_it_counted_nothing() -> None
     ]
     read(rows)
     assert read.tally == Tally()
+
+
+def test_the_targets_labels_come_last_and_an_empty_text_stays() -> None:
+    """Left out, it would make another set of labels of the same metric."""
+    read = Read(counter(NAME), (("role", "worker"), ("zone", "")))
+
+    assert read({b"a\0\0\0": 1}) == {"name:a,role:worker,zone:": 1}
+    assert Read(counter(), ())({}) == {"": 0}
+
+
+def test_metrics_of_one_table_each_read_their_own_place_of_it() -> None:
+    rows = rows_with_leaves({b"a\0\0\0": struct.pack("=QhH", 5, -3, 9)}, leaf_bytes=12)
+
+    assert Read(counter(NAME))(rows) == {"name:a,pid:7": 5}
+    assert Read(counter(NAME, value_type=ValueType.U16, offset=10))(rows) == {"name:a,pid:7": 9}
+
+
+def test_of_a_signed_counter_what_is_below_zero_counts_as_zero() -> None:
+    read = Read(counter(NAME, value_type=ValueType.S16))
+    numbers = [-5, 3, -2, 4]
+
+    counted = [read(rows_with_leaves({b"a\0\0\0": struct.pack("=h", number)}, leaf_bytes=2)) for number in numbers]
+
+    assert [each["name:a,pid:7"] for each in counted] == [0, 3, 3, 7]
+
+
+@pytest.mark.skipif(possible_cpus() < 2, reason="one CPU has no other")
+def test_each_cpu_counts_for_itself_where_it_is_a_label() -> None:
+    read = Read(counter(NAME, CPU))
+    key = b"a\0\0\0"
+
+    assert read(per_cpu_rows({key: [0, 5]})) == {"name:a,cpu:1,pid:7": 5}, "a CPU that counted nothing has no series"
+    assert read(per_cpu_rows({key: [2, 6]})) == {"name:a,cpu:1,pid:7": 6, "name:a,cpu:0,pid:7": 2}
+    assert (
+        read(per_cpu_rows({}))
+        == read(per_cpu_rows({key: [0, 0]}))
+        == {"name:a,cpu:1,pid:7": 6, "name:a,cpu:0,pid:7": 2}
+    )
+    assert read(per_cpu_rows({key: [1, 1]})) == {"name:a,cpu:1,pid:7": 7, "name:a,cpu:0,pid:7": 3}
+
+
+@pytest.mark.skipif(possible_cpus() < 2, reason="one CPU has no other")
+def test_with_the_cpu_as_only_label_any_key_will_do() -> None:
+    assert Read(counter(CPU))(per_cpu_rows({b"a": [1, 2], b"long key": [3, 4]})) == {"cpu:0,pid:7": 4, "cpu:1,pid:7": 6}
+
+
+def test_per_cpu_values_are_summed_where_the_cpu_is_no_label() -> None:
+    shares = list(range(1, possible_cpus() + 1))
+
+    assert Read(counter(NAME))(per_cpu_rows({b"a\0\0\0": shares})) == {"name:a,pid:7": sum(shares)}

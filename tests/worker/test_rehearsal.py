@@ -5,12 +5,15 @@ import pytest
 
 from ebpf_userspace_exporter.config.model import (
     BucketType,
+    Combine,
     Counter,
     Decoder,
+    Gauge,
     Histogram,
     Label,
     Metrics,
     Program,
+    ValueType,
 )
 from ebpf_userspace_exporter.config.selector import Selector
 from ebpf_userspace_exporter.worker.metric_file import read_metric_file
@@ -28,6 +31,11 @@ def test_rehearsal_writes_what_a_worker_would_and_keeps_no_descriptor_open(tmp_p
             counters=(
                 Counter(name="calls", table="calls", labels=(Label(name="kind", size=4, padding=4, decoders=(UINT,)),)),
                 Counter(name="unlabelled", table="unlabelled"),
+                Counter(name="shares", table="shares", labels=(Label(name="cpu"),)),
+            ),
+            gauges=(
+                Gauge(name="second", table="struct", value_type=ValueType.S32, value_offset=12),
+                Gauge(name="third", table="struct", value_offset=16, combine=Combine.MAX),
             ),
             histograms=(
                 Histogram(
@@ -48,7 +56,7 @@ def test_rehearsal_writes_what_a_worker_would_and_keeps_no_descriptor_open(tmp_p
 
     assert set(os.listdir("/proc/self/fd")) <= descriptors
     written = {kind: file for file in tmp_path.iterdir() for kind in [file.name.partition("_")[0]]}
-    counters = [value for value, _ in read_metric_file(written["counter"]).values()]
-    histogram = [value for value, _ in read_metric_file(written["histogram"]).values()]
-    assert counters == [1.0, 1.0]
+    values = {kind: [value for value, _ in read_metric_file(file).values()] for kind, file in written.items()}
+    histogram = values.pop("histogram")
+    assert values == {"counter": [1.0, 1.0, 1.0], "gauge": [1.0], "gauge-max": [1.0]}
     assert sum(histogram) == 1.0

@@ -4,7 +4,7 @@ import pytest
 
 from ebpf_userspace_exporter.worker import series as series_module
 from ebpf_userspace_exporter.worker.metric_file import MetricFileError, metric_key
-from ebpf_userspace_exporter.worker.series import Ledger, Series, SeriesLimitError, resumed
+from ebpf_userspace_exporter.worker.series import GaugeSeries, Ledger, Series, SeriesLimitError, resumed
 
 SUM = metric_key("wait_seconds", "wait_seconds_sum", [("pid", "1")], "")
 BUCKET = metric_key("wait_seconds", "wait_seconds_bucket", [("pid", "1"), ("le", "1.0")], "")
@@ -101,7 +101,49 @@ def test_a_set_that_is_known_in_part_is_completed() -> None:
 
     ledger.obtain(SUM, lambda: {BUCKET: 1.0, SUM: 0.5})
 
-    assert [[each.key for each in series_set.members] for series_set in ledger.sets] == [[BUCKET], [SUM]]
+    assert [[each.key for each in series_set.members] for series_set in [*ledger.sets, *ledger.waiting]] == [
+        [BUCKET],
+        [SUM],
+    ]
+
+
+def test_sets_are_admitted_in_the_order_in_which_they_came_and_each_is_told_of_once() -> None:
+    ledger = Ledger()
+    for key in "abc":
+        ledger.add({key: 1.0})
+
+    assert ledger.admit(1) == 2
+    assert ledger.admit(0) == ledger.admit(-5) == 0
+    ledger.add({"d": 1.0})
+    assert ledger.admit(1) == 1
+    assert [each.members[0].key for each in ledger.sets] == ["a", "b"]
+    assert [each.members[0].key for each in ledger.waiting] == ["c", "d"]
+    assert not any(each.is_dropped for each in ledger.sets)
+
+
+def test_what_is_forgotten_leaves_nothing_behind() -> None:
+    ledger = Ledger(GaugeSeries)
+    shown, waiting = ledger.obtain("a", lambda: {"a": 1.0}), ledger.obtain("b", lambda: {"b": 1.0})
+    ledger.admit(1)
+    ledger.changed.update((shown, waiting))
+
+    ledger.forget({waiting})
+    assert not ledger.has_lost, "it was in no file"
+    shown.slot = 8
+    ledger.forget({shown})
+
+    assert ledger == Ledger(GaugeSeries, has_lost=True)
+    assert ledger.obtain("a", lambda: {"a": 1.0}) is not shown
+
+
+def test_a_gauges_value_may_fall_and_is_finite() -> None:
+    gauge = GaugeSeries("key", multiplier=0.5, counted=7)
+    assert gauge.refresh_value() == 3.5
+    gauge.counted = -2
+    assert gauge.refresh_value() == -1.0
+    gauge.multiplier = -1e308
+    gauge.counted = 100
+    assert math.isfinite(gauge.refresh_value())
 
 
 def test_series_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,52 @@
+"""From the rows of a map to gauges: what the map holds now, without a past."""
+
+import operator
+from collections.abc import Callable, Mapping
+
+from ebpf_userspace_exporter.config.model import Combine, Gauge
+from ebpf_userspace_exporter.config.names import PREFIX
+from ebpf_userspace_exporter.worker.bpf.maps import Rows
+from ebpf_userspace_exporter.worker.decoders.surroundings import Surroundings
+from ebpf_userspace_exporter.worker.keyed_series import TargetLabels
+from ebpf_userspace_exporter.worker.map_rows import MetricRows
+from ebpf_userspace_exporter.worker.metric_file import metric_key
+from ebpf_userspace_exporter.worker.series import Ledger, Series
+from ebpf_userspace_exporter.worker.tally import Tally
+
+_COMBINED: Mapping[Combine, Callable[[int, int], int]] = {
+    Combine.SUM: operator.add,
+    Combine.MAX: max,
+    Combine.MIN: min,
+}
+
+
+class GaugeRows(MetricRows):
+    """A gauge: one series for each combination of labels that the map has a row of; it ends with the last such row."""
+
+    def __init__(self, gauge: Gauge, labels: TargetLabels, ledger: Ledger, surroundings: Surroundings) -> None:
+        super().__init__(gauge, labels, ledger, surroundings, series_labels=gauge.labels)
+        self._multiplier = gauge.value_multiplier
+        self._combined = _COMBINED[gauge.combine]
+        self._series_by_key: dict[bytes, Series | None] = {}
+
+    def take(self, rows: Rows, tally: Tally) -> None:
+        """Make the series what the map's rows are."""
+        known, self._series_by_key = self._series_by_key, {}
+        numbers: dict[Series, int] = {}
+        for raw, number in self._numbers(rows):
+            series = known[raw] if raw in known else self._find(raw, tally)
+            self._series_by_key[raw] = series
+            if series is not None:
+                numbers[series] = self._combined(numbers[series], number) if series in numbers else number
+        for series, number in numbers.items():
+            if series.counted != number:
+                series.counted = number
+                self._ledger.changed.add(series)
+        gone = {series for series in known.values() if series is not None} - numbers.keys()
+        if gone:
+            self._ledger.forget(gone)
+
+    def _series_of(self, raw: bytes) -> Series:
+        name = PREFIX + self._metric.name
+        key = metric_key(name, name, self._labels(self._layout.texts(raw)), self._metric.help)
+        return self._ledger.obtain(key, lambda: {key: self._multiplier})
