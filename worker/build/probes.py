@@ -75,7 +75,7 @@ def find_uprobes(program: Program, elves: TargetElves) -> Iterator[Place]:
     for probe, function in program.uprobes.items():
         yield _uprobe(probe, function, elves, is_return=False)
     for probe, function in program.uretprobes.items():
-        yield _uprobe(probe, function, elves, is_return=True)
+        yield _uprobe(probe, function, elves, is_return=True, allow_go=program.allow_go_uretprobes)
 
 
 def _usdt_probe(
@@ -114,13 +114,12 @@ def _not_found(probe: str, known: list[str], unread: list[str]) -> str:
     return message
 
 
-def _uprobe(probe: str, function: str, elves: TargetElves, *, is_return: bool) -> Place:
+def _uprobe(probe: str, function: str, elves: TargetElves, *, is_return: bool, allow_go: bool = False) -> Place:
     path, _, symbol = probe.rpartition(":")
     file = elves.named(path) if path else elves.executable()
-    if is_return and file.elf.is_go():
-        raise AttachError(
-            Reason.GO_URETPROBE, f"uretprobe {probe}: {file} is a Go binary, which crashes when its stack grows"
-        )
+    if is_return and not allow_go and file.elf.is_go():
+        message = "is a Go binary, which crashes when its stack grows; allow_go_uretprobes: true takes the risk"
+        raise AttachError(Reason.GO_URETPROBE, f"uretprobe {probe}: {file} {message}")
     try:
         address = file.elf.function_address(symbol)
         if address is not None:

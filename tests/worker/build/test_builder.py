@@ -387,7 +387,7 @@ def test_a_probe_of_two_mapped_files_is_ambiguous(
     assert caught.value.reason is Reason.PROBE_AMBIGUOUS
 
 
-def test_uretprobes_in_go_binaries_are_refused_and_uprobes_are_not(
+def test_uretprobes_in_go_binaries_are_refused_unless_forced_and_uprobes_are_not(
     build: Build, make_program: MakeProgram, pie_binary: Path, start_target: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "buildinfo").write_bytes(b"\xff Go buildinf:")
@@ -401,3 +401,5 @@ def test_uretprobes_in_go_binaries_are_refused_and_uprobes_are_not(
 
     assert caught.value.reason is Reason.GO_URETPROBE
     assert build(make_program(uprobes={"twice": "on_call"}), target.pid).probes
+    forced = make_program(uretprobes={"twice": "on_return"}).model_copy(update={"allow_go_uretprobes": True})
+    assert build(forced, target.pid).probes
