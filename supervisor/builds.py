@@ -21,8 +21,10 @@ from ebpf_userspace_exporter.worker.build.process import (
 )
 from ebpf_userspace_exporter.worker.build.process import run as run_builder
 from ebpf_userspace_exporter.worker.image import FileIdentity, Image
-from ebpf_userspace_exporter.worker.reasons import PERMANENT, AttachError, Reason
+from ebpf_userspace_exporter.worker.reasons import MISSING, PERMANENT, AttachError, Reason
 from ebpf_userspace_exporter.worker.target_files import TargetGone, fits, identity_of
+
+MappedCode = frozenset[tuple[int, int]]
 
 logger = structlog.get_logger()
 
@@ -30,6 +32,7 @@ BUILD_SECONDS = 60.0
 MAX_BUILDERS = 2
 MAX_REMEMBERED = 256
 MAX_IMAGES = 8  # of one key: for so many sets of libraries under one executable
+MAX_LACKING = 64  # of one key: sets of libraries that have not all the probes
 SHARED_FAILURE_SECONDS = 5.0  # how long a failure that may pass is taken to hold for other processes of the binary
 
 
@@ -45,6 +48,7 @@ class BuildKey:
 class _Build:
     key: BuildKey
     target: Target
+    mapped: MappedCode
     result_fd: int
     diagnostics_fd: int
     deadline: float
@@ -55,6 +59,7 @@ class _Build:
 @dataclass(slots=True)
 class _Known:
     images: list[Image] = field(default_factory=list)
+    lacking: OrderedDict[MappedCode, AttachError] = field(default_factory=OrderedDict)
     failure: AttachError | None = None
     failure_until: float = 0.0
 
@@ -77,8 +82,8 @@ class Builds:
         # An image or a failure that concerns one process alone is handed to that target, once.
         self._answers: dict[Target, Image | AttachError] = {}
 
-    def image_for(self, target: Target, program: Program, now: float) -> Image | None:
-        """Return the image for a target; None while it is being built or waits for its turn.
+    def image_for(self, target: Target, program: Program, mapped: MappedCode, now: float) -> Image | None:
+        """Return the image for a target that has `mapped` these files; None while it is being built or has to wait.
 
         AttachError where it cannot be had.
         """
@@ -93,11 +98,13 @@ class Builds:
             self._known.move_to_end(key)
             if known.failure is not None and now < known.failure_until:
                 raise _renewed(known.failure)
+            if mapped in known.lacking:
+                raise _renewed(known.lacking[mapped])
             for image in known.images:
                 if fits(image.files, target.slot.pid):
                     return image
         if len(self._running) < MAX_BUILDERS and all(build.key != key for build in self._running.values()):
-            self._start(key, target, program, now)
+            self._start(key, target, program, mapped, now)
         return None
 
     def remember_failure(self, target: Target, error: AttachError) -> None:
@@ -126,6 +133,12 @@ class Builds:
         except TargetGone as error:
             answer = AttachError(Reason.TARGET_CHANGED, str(error))
         except AttachError as error:
+            if error.reason in MISSING:
+                lacking = self._remember(build.key).lacking
+                lacking[build.mapped] = _renewed(error)
+                if len(lacking) > MAX_LACKING:
+                    lacking.popitem(last=False)
+                return True
             if error.reason is not Reason.TARGET_CHANGED:
                 until = inf if error.reason in PERMANENT else now + SHARED_FAILURE_SECONDS
                 self._remember_failure(build.key, error, until)
@@ -182,7 +195,7 @@ class Builds:
         """Whether no builder is at work."""
         return not self._running
 
-    def _start(self, key: BuildKey, target: Target, program: Program, now: float) -> None:
+    def _start(self, key: BuildKey, target: Target, program: Program, mapped: MappedCode, now: float) -> None:
         request = BuildRequest(program, target.slot.pid, self._kernel_headers, self._scratch)
         with contextlib.ExitStack() as undo:
             result_fd = os.memfd_create("image")
@@ -195,7 +208,7 @@ class Builds:
                 keep=(result_fd, diagnostics_fd),
             )
             undo.pop_all()
-        self._running[pid] = _Build(key, target, result_fd, diagnostics_fd, now + BUILD_SECONDS)
+        self._running[pid] = _Build(key, target, mapped, result_fd, diagnostics_fd, now + BUILD_SECONDS)
 
     def _remember_failure(self, key: BuildKey, error: AttachError, until: float) -> None:
         known = self._remember(key)

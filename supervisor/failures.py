@@ -6,7 +6,7 @@ import structlog
 
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
 from ebpf_userspace_exporter.supervisor.targets import Target
-from ebpf_userspace_exporter.worker.reasons import AttachError
+from ebpf_userspace_exporter.worker.reasons import MISSING, AttachError
 
 logger = structlog.get_logger()
 
@@ -33,8 +33,9 @@ class FailureLog:
             return
         if len(self._told) < MAX_REMEMBERED:
             self._told.add(key)
-        logger.error(
-            "attach failed",
+        waits = error.reason in MISSING  # a library may be mapped later: nothing need be broken
+        (logger.warning if waits else logger.error)(
+            "waiting for its probes" if waits else "attach failed",
             program=program,
             pid=pid,
             reason=str(error.reason),

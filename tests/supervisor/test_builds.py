@@ -101,7 +101,7 @@ def wait_for_builders(builds: Builds, now: float = NOW) -> None:
 
 
 def ask(builds: Builds, code: str, pid: int, now: float = NOW) -> Image | None:
-    return builds.image_for(target(code, pid), program(code), now)
+    return builds.image_for(target(code, pid), program(code), frozenset(), now)
 
 
 def refused(builds: Builds, code: str, pid: int, now: float = NOW) -> AttachError:
@@ -220,11 +220,25 @@ def test_failure_is_the_answer_for_every_process_of_the_binary(builds: Builds, p
 
 
 def test_failure_that_may_pass_is_tried_again_after_a_while(builds: Builds, pids: list[int]) -> None:
-    ask(builds, "fail probe_not_found", pids[0])
+    ask(builds, "fail headers", pids[0])
     wait_for_builders(builds)
 
-    assert refused(builds, "fail probe_not_found", pids[1]).reason is Reason.PROBE_NOT_FOUND
-    assert ask(builds, "fail probe_not_found", pids[1], NOW + 10) is None
+    assert refused(builds, "fail headers", pids[1]).reason is Reason.HEADERS
+    assert ask(builds, "fail headers", pids[1], NOW + 10) is None
+    assert len(running(builds)) == 1
+
+
+def test_missing_probe_is_missing_for_all_who_have_mapped_the_same(builds: Builds, pids: list[int]) -> None:
+    code, few, more = "fail probe_not_found", frozenset({(1, 1)}), frozenset({(1, 1), (1, 2)})
+    assert builds.image_for(target(code, pids[0]), program(code), few, NOW) is None
+    wait_for_builders(builds)
+
+    for pid in pids[:2]:
+        with pytest.raises(AttachError) as raised:
+            builds.image_for(target(code, pid), program(code), few, NOW + 1e9)
+        assert raised.value.reason is Reason.PROBE_NOT_FOUND
+    assert builds.is_empty
+    assert builds.image_for(target(code, pids[1]), program(code), more, NOW) is None
     assert len(running(builds)) == 1
 
 

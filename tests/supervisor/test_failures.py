@@ -35,7 +35,17 @@ def test_failures_that_differ_in_numbers_only_are_one_line(first: AttachError, s
         failures.note(target(41), first)
         failures.note(target(7042), second)
 
-    assert [line["pid"] for line in lines if line["log_level"] == "error"] == [41]
+    assert [line["pid"] for line in lines if line["log_level"] != "debug"] == [41]
+
+
+def test_what_a_target_may_still_map_is_no_error() -> None:
+    failures = FailureLog(OwnMetrics())
+
+    with structlog.testing.capture_logs() as lines:
+        failures.note(target(41), AttachError(Reason.FILE_NOT_FOUND, "libz: process 41 maps no such library"))
+        failures.note(target(41), AttachError(Reason.FILE_NOT_FOUND, "cannot be opened", "diagnostics"))
+
+    assert [(line["log_level"], line["event"]) for line in lines] == [("warning", "waiting for its probes")] * 2
 
 
 def test_another_diagnosis_of_the_same_reason_is_another_line() -> None:
