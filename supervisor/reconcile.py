@@ -1,7 +1,7 @@
 """Decides what to do next: a pure function of what is wanted, what there is, and the time."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from ebpf_userspace_exporter.supervisor.entry import HANG_SECONDS, UNSERVED_SECONDS, Entry, Phase
@@ -110,7 +110,7 @@ def _next(entry: Entry, wanted: Target | None, digest: str | None, now: float) -
         yield Drop(slot, keep_files=False)
     elif digest in (entry.target.definition, entry.refused):
         yield from _next_of_same_program(entry, wanted, now)
-    elif entry.is_enabled and wanted == entry.target.redefined(digest):
+    elif entry.is_enabled and wanted is not None and wanted.is_same_process(entry.target):
         yield Swap(wanted)
         yield from _keep_going(entry, now)
     else:
@@ -134,10 +134,19 @@ def _next_of_same_program(entry: Entry, wanted: Target | None, now: float) -> It
             yield Kill(slot, Reason.WORKER_TIMEOUT)
     elif entry.exited or wanted is None or wanted.start_ticks != entry.target.start_ticks:
         yield Finish(slot)
-    elif (as_defined_here := wanted.redefined(entry.target.definition)) != entry.target:
-        yield Relink(as_defined_here)
+    elif not wanted.is_same_process(entry.target):
+        yield _after_exec(entry, wanted)
     else:
         yield from _keep_going(entry, now)
+
+
+def _after_exec(entry: Entry, wanted: Target) -> Finish | Relink:
+    """Begin anew where the process has become another one to whoever looks at its series, else go on with its maps."""
+    target = entry.target
+    if wanted.definition != target.definition:  # refused: its labels are not those of the definition in force
+        return Relink(replace(wanted, definition=target.definition, labels=target.labels))
+    is_another = wanted.labels != target.labels or not wanted.exec_mark.is_same_file(target.exec_mark)
+    return Finish(entry.slot) if entry.is_enabled and is_another else Relink(wanted)
 
 
 def _keep_going(entry: Entry, now: float) -> Iterator[Action]:

@@ -1,6 +1,6 @@
 """What a worker is for: one program on one process, told apart from every other use of that process's number."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,6 +11,10 @@ class ExecMark:
     arg_start: int
     exe_device: int
     exe_inode: int
+
+    def is_same_file(self, other: "ExecMark") -> bool:
+        """Whether both execute the same file."""
+        return (self.exe_device, self.exe_inode) == (other.exe_device, other.exe_inode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,6 @@ class Target:
     exec_mark: ExecMark
     labels: tuple[tuple[str, str], ...] = ()
 
-    def redefined(self, definition: str) -> "Target":
-        """Return the target that this is for a program that has changed."""
-        return replace(self, definition=definition)
+    def is_same_process(self, other: "Target") -> bool:
+        """Whether both are of one process that has executed nothing else meanwhile."""
+        return (self.slot, self.start_ticks, self.exec_mark) == (other.slot, other.start_ticks, other.exec_mark)

@@ -29,8 +29,11 @@ SLOT = Slot("malloc", 42)
 PROGRAM = Program(name="malloc", attachment=Selector(binary_name=("x",)), code="")
 
 
-def target(*, start_ticks: int = 100, definition: str = "d1", exe: int = 1, pid: int = 42) -> Target:
-    return Target(Slot("malloc", pid), definition, start_ticks, ExecMark(1, 2, 3, exe))
+def target(
+    *, start_ticks: int = 100, definition: str = "d1", exe: int = 1, stack: int = 1, pid: int = 42, role: str = "web"
+) -> Target:
+    mark = ExecMark(stack, 2, 3, exe)
+    return Target(Slot("malloc", pid), definition, start_ticks, mark, (("role", role),))
 
 
 def entry(
@@ -92,8 +95,33 @@ def test_reused_pid_finishes_the_old_target_before_the_new_one_is_adopted() -> N
     assert decide(entry(phase=Phase.EXITED, worker=False), after) == [Drop(SLOT, keep_files=True), Adopt(after)]
 
 
-def test_exec_replaces_the_links() -> None:
-    assert decide(entry(), target(exe=2)) == [Relink(target(exe=2))]
+def attached() -> Entry:
+    made = entry()
+    made.holdings.links = [3]
+    return made
+
+
+def test_exec_of_the_same_file_replaces_the_links() -> None:
+    assert decide(attached(), target(stack=2)) == [Relink(target(stack=2))]
+
+
+@pytest.mark.parametrize("after", [target(stack=2, exe=2), target(stack=2, role="batch")], ids=["file", "labels"])
+def test_exec_of_another_file_or_under_other_labels_is_read_for_the_last_time_before_it_is_adopted(
+    after: Target,
+) -> None:
+    assert decide(attached(), after) == [Finish(SLOT)]
+    assert decide(entry(phase=Phase.EXITED, worker=False), after) == [Drop(SLOT, keep_files=True), Adopt(after)]
+
+
+def test_exec_of_what_has_counted_nothing_yet_needs_no_last_read() -> None:
+    assert decide(entry(phase=Phase.STARTING), target(stack=2, exe=2)) == [Relink(target(stack=2, exe=2))]
+
+
+def test_exec_under_a_refused_definition_keeps_the_labels_of_the_one_in_force() -> None:
+    have = attached()
+    have.refused = "d2"
+
+    assert decide(have, target(stack=2, definition="d2", role="new"), digest="d2") == [Relink(target(stack=2))]
 
 
 def test_changed_definition_ends_the_old_series_when_the_new_ones_begin() -> None:

@@ -299,7 +299,7 @@ def test_ping_that_cannot_be_sent_is_not_due_again_at_once(scene: Scene, target:
 
 
 def redefined(target: Target) -> Target:
-    return target.redefined("another digest")
+    return dataclasses.replace(target, definition="another digest")
 
 
 def test_changed_program_takes_the_place_of_the_one_before(scene: Scene, target: Caller) -> None:
