@@ -9,7 +9,7 @@ from math import inf
 from ebpf_userspace_exporter.config.model import Program
 from ebpf_userspace_exporter.supervisor.targets import Slot, Target
 from ebpf_userspace_exporter.worker.image import Image
-from ebpf_userspace_exporter.worker.reasons import Reason
+from ebpf_userspace_exporter.worker.reasons import MISSING, Reason
 
 START_SECONDS = 20.0  # from fork to the first metric file
 HANG_SECONDS = 10.0  # an unanswered request, after which a worker is replaced
@@ -22,7 +22,7 @@ UNSERVED_SECONDS = 300.0  # on top of the grace, where nobody scrapes any more
 class Phase(StrEnum):
     """Where a slot is in its life; the values are those of the label `state` of targets{name,state}."""
 
-    WAITING = "waiting"  # for an image, or for its time to try again
+    WAITING = "waiting"  # for its turn, or for the target to map a library that has the probes
     STARTING = "starting"  # a worker loads and attaches
     RUNNING = "running"
     FINISHING = "finishing"  # the target is gone: the last read is under way
@@ -82,10 +82,12 @@ class Entry:
     is_watched: bool = True  # its pidfd is in the selector
     exited: bool = False  # its pidfd says so
     leader_exited: bool = False
+    mapped_code: frozenset[tuple[int, int]] | None = None  # what was searched for probes the last time
     attempts: int = 0
     retry_at: float = 0.0
     deadline: float = inf  # of the present phase
     served: bool = False  # a scrape has had the last values
+    is_aggregated: bool = False  # its labels may be other targets' too: its totals outlive it
     refused: str | None = None  # a later definition of the program that could not be built: this one goes on
     reason: Reason | None = None
     error: str = ""  # the last one, in full
@@ -104,8 +106,15 @@ class Entry:
         if self.phase is Phase.WAITING:
             if self.reason is Reason.STALE_FILE:
                 return Reason.STALE_FILE
-            return "building" if self.retry_at == inf else "retrying" if self.attempts else "waiting"
+            if self.is_lacking:
+                return Phase.WAITING
+            return "building" if self.retry_at == inf else "retrying" if self.attempts else Phase.WAITING
         return self.phase
+
+    @property
+    def is_lacking(self) -> bool:
+        """Whether it waits for its target to map what is to be probed."""
+        return self.phase is Phase.WAITING and self.reason in MISSING
 
     @property
     def is_taken_up(self) -> bool:

@@ -78,11 +78,13 @@ class Supervisor:
             Surroundings(
                 self._selector,
                 settings.exit_grace,
+                settings.rescan_interval,
                 WorkerSettings(state_dir, user.group, foundations.uprobe_multi),
             ),
             self._builds,
             self._metrics,
         )
+        self._workers.folding.define(self._definitions)
         self._healer = Healer()
         self._refresher = Refresher(self._workers.ask, self._finish_refresh)
         self._control = ControlSocket(
@@ -123,6 +125,7 @@ class Supervisor:
             self._refresher.next_deadline(),
             self._control.next_deadline(),
             self._builds.next_deadline(),
+            self._workers.folding.next_deadline(),
             self._web.retry_at,
         )
         # Rounded up: epoll counts in milliseconds, and waking early would be waking twice.
@@ -171,6 +174,7 @@ class Supervisor:
             self._reconcile_at = max(self._reconcile_at, now + MIN_PAUSE_SECONDS)
         self._refresher.advance(self._workers.entries.values(), now)
         self._workers.kill_late(now)
+        self._workers.folding.advance(now)
         self._builds.kill_late(now)
         self._control.drop_late(now)
         self._web.start(now)
@@ -251,7 +255,7 @@ class Supervisor:
             self._definitions = definitions(loaded.config.programs)
             self._metrics.announce(self._definitions)
             self._builds.retain(definition.digest for definition in self._definitions.values())
-            self._workers.on_reload()
+            self._workers.on_reload(self._definitions)
             self._note_load()
             self._scan_at = 0.0
             logger.info("config reloaded", programs=len(self._definitions))
@@ -323,6 +327,7 @@ class Supervisor:
             children.kill(self._web.pid)
         self._wait_until_childless(0.5)
         self._selector.close()
+        self._workers.close()
         self._foundations.state_dir.close()
         logger.info("stopped")
         return self._stop or 0

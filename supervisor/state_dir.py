@@ -15,6 +15,7 @@ logger = structlog.get_logger()
 
 CONTROL_SOCKET = "control.sock"
 MAX_SOCKET_PATH_BYTES = 107  # sun_path has 108, the last for the NUL
+EPOCH = "epoch"
 LOCK = "lock"
 LOCK_CONTENT = b"state directory of ebpf-userspace-exporter\n"
 SCRATCH_DIRECTORIES = ("headers", "build")
@@ -58,7 +59,7 @@ class StateDir:
     def clean(self) -> None:
         """Remove what an exporter leaves in a state directory, by its own names, and nothing else."""
         for name in os.listdir(self.descriptor):  # noqa: PTH208 - by descriptor: the path may be another's by now
-            if is_ours(name) or name == CONTROL_SOCKET or name in SCRATCH_DIRECTORIES:
+            if is_ours(name) or name in (CONTROL_SOCKET, EPOCH, *SCRATCH_DIRECTORIES):
                 discard(name, self.descriptor)
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from typing import assert_never
 
 import structlog
 
+from ebpf_userspace_exporter.config.target_labels import is_aggregated
 from ebpf_userspace_exporter.supervisor import children
 from ebpf_userspace_exporter.supervisor.builds import Builds
 from ebpf_userspace_exporter.supervisor.channels import hear, tell
@@ -27,12 +28,15 @@ from ebpf_userspace_exporter.supervisor.entry import (
     Phase,
     Worker,
 )
+from ebpf_userspace_exporter.supervisor.epoch import Epoch
 from ebpf_userspace_exporter.supervisor.failures import FailureLog
+from ebpf_userspace_exporter.supervisor.folding import Folding
 from ebpf_userspace_exporter.supervisor.forking import WorkerSettings, fork_error, fork_worker
 from ebpf_userspace_exporter.supervisor.matching import Definition
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
 from ebpf_userspace_exporter.supervisor.processes import read_process
 from ebpf_userspace_exporter.supervisor.reconcile import Action, Adopt, Drop, Finish, Kill, Ping, Relink, Start, Swap
+from ebpf_userspace_exporter.supervisor.series_budget import SeriesBudget
 from ebpf_userspace_exporter.supervisor.slot_files import SlotFiles
 from ebpf_userspace_exporter.supervisor.targets import Slot, Target
 from ebpf_userspace_exporter.worker.messages import (
@@ -44,8 +48,8 @@ from ebpf_userspace_exporter.worker.messages import (
     Message,
     MessageError,
 )
-from ebpf_userspace_exporter.worker.reasons import PERMANENT, AttachError, Reason
-from ebpf_userspace_exporter.worker.target_files import TargetGone
+from ebpf_userspace_exporter.worker.reasons import MISSING, PERMANENT, AttachError, Reason
+from ebpf_userspace_exporter.worker.target_files import TargetGone, mapped_code
 
 logger = structlog.get_logger()
 
@@ -57,10 +61,11 @@ MAX_LAST_READERS = 2
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What all entries share; `exit_grace` in seconds."""
+    """What all entries share; durations in seconds."""
 
     selector: selectors.BaseSelector
     exit_grace: float
+    rescan_interval: float
     worker_settings: WorkerSettings
 
 
@@ -72,8 +77,12 @@ class Workers:
         self.has_changed = True  # something happened that reconcile should look at
         self._selector = surroundings.selector
         self._exit_grace = surroundings.exit_grace
-        self._worker_settings = surroundings.worker_settings
-        self._files = SlotFiles(surroundings.worker_settings.state_dir)
+        self._rescan_interval = surroundings.rescan_interval
+        self._worker_settings = settings = surroundings.worker_settings
+        self._epoch = Epoch(settings.state_dir, settings.group)
+        self._files = SlotFiles(settings.state_dir, self._epoch)
+        self.folding = Folding(self._files, settings.group)
+        self._budget = SeriesBudget()
         self._builds = builds
         self._metrics = metrics
         self._failures = FailureLog(metrics)
@@ -107,7 +116,9 @@ class Workers:
     def ask(self, entry: Entry, sequence: int, now: float) -> bool:
         """Ask a worker to read its maps; False if it has not answered the last time or cannot be asked."""
         worker = entry.worker
-        if worker is None or worker.asked_at is not None or not tell(worker, b"refresh %d" % sequence):
+        if worker is None or worker.asked_at is not None:
+            return False
+        if not tell(worker, b"refresh %d %d" % (sequence, self._allowance(entry))):
             return False
         worker.asked_at = now
         return True
@@ -117,6 +128,8 @@ class Workers:
         departed = self._detacher.departures.on_exit(pid)
         if departed is not None:
             self._files.remove_unpublished(departed.slot, departed.generation)
+            return True
+        if self.folding.on_exit(pid, exit_code, now):
             return True
         entry = self._by_pid.pop(pid, None)
         if entry is None:
@@ -146,14 +159,16 @@ class Workers:
                 entry.retry_at = now
         self.has_changed = True
 
-    def on_reload(self) -> None:
+    def on_reload(self, definitions: Mapping[str, Definition]) -> None:
         """Try what was refused again, and report failures anew: the operator may have mended some."""
+        self.folding.define(definitions)
         self._failures.forget()
         for entry in self.entries.values():
             entry.refused = None
 
     def drop_all(self, now: float) -> None:
         """Let go of everything, to exit."""
+        self.folding.define({})
         for entry in list(self.entries.values()):
             self._drop(entry, now, keep_files=False)
 
@@ -164,13 +179,18 @@ class Workers:
 
     def kill_all(self) -> None:
         """Kill every child that is left."""
+        self.folding.kill()
         for pid in (*self._detacher.departures.pids, *self._by_pid):
             children.kill(pid)
+
+    def close(self) -> None:
+        """Let go of what is open, when no child is left."""
+        self._epoch.close()
 
     @property
     def is_empty(self) -> bool:
         """Whether no child is left."""
-        return not self._detacher.departures.pids and not self._by_pid
+        return not self._detacher.departures.pids and not self._by_pid and self.folding.is_idle
 
     # Actions
 
@@ -190,13 +210,17 @@ class Workers:
             self._metrics.targets_missed.labels(name).inc()
             self._files.remove(target.slot)
             return
-        entry = Entry(target, definition.program, pidfd, now)
+        entry = Entry(target, definition.program, pidfd, now, is_aggregated=is_aggregated(definition.program))
         self.entries[target.slot] = entry
+        self._budget.admit(target.slot)
         self._selector.register(pidfd, selectors.EVENT_READ, lambda _now: self._on_target_exit(entry))
         self.has_changed = True
 
     def _start(self, entry: Entry, now: float) -> None:
         try:
+            if entry.is_lacking and mapped_code(entry.slot.pid) == entry.mapped_code:
+                entry.retry_at = now + self._recheck_seconds(entry, now)
+                return
             if not entry.holdings.links and not self._prepare(entry, now):
                 entry.retry_at = inf  # until a build ends
                 return
@@ -210,16 +234,19 @@ class Workers:
 
     def _prepare(self, entry: Entry, now: float) -> bool:
         """Find the image; maps made for another one, and their series, end here. False if there is none yet."""
+        if entry.mapped_code is None or entry.is_lacking:
+            # Before it is searched: what is mapped meanwhile must seem new.
+            entry.mapped_code, entry.reason = mapped_code(entry.slot.pid), None
         try:
-            image = self._builds.image_for(entry.target, entry.program, now)
+            image = self._builds.image_for(entry.target, entry.program, entry.mapped_code, now)
         except AttachError as error:
             if error.reason is not Reason.TARGET_CHANGED:
-                _end_series(entry)  # it has executed something that cannot be probed
+                self._end_series(entry)  # it has executed something that cannot be probed
             raise
         if image is None:
             return False
         if image is not entry.holdings.image:
-            _end_series(entry)
+            self._end_series(entry)
             entry.holdings.image = image
         return True
 
@@ -238,7 +265,7 @@ class Workers:
         may_attach = entry.phase is Phase.STARTING
         entry.target, entry.discovered = target, now
         entry.phase, entry.deadline, entry.retry_at = Phase.WAITING, now + LEAVE_SECONDS, now
-        entry.attempts, entry.reason = 0, None
+        entry.attempts, entry.reason, entry.mapped_code = 0, None, None
         entry.worker = worker = self._detacher.last_to_close(entry, now)
         close_all(entry.holdings.links)
         close_all(entry.holdings.partial_links)
@@ -252,7 +279,7 @@ class Workers:
         if entry.refused == target.definition:
             return
         try:
-            image = self._builds.image_for(target, definition.program, now)
+            image = self._builds.image_for(target, definition.program, mapped_code(target.slot.pid), now)
         except (AttachError, TargetGone) as error:
             if isinstance(error, AttachError) and error.reason is not Reason.TARGET_CHANGED:
                 entry.refused = target.definition
@@ -314,9 +341,25 @@ class Workers:
         self._detacher.let_go(entry, now)
         self._builds.forget(entry.target)
         del self.entries[entry.slot]
-        if not keep_files:
+        self._budget.give_back(entry.slot)
+        if entry.is_aggregated and entry.continues_files:
+            self._retire(entry)
+        elif not keep_files:
             self._files.remove(entry.slot)
         self.has_changed = True
+
+    def _retire(self, entry: Entry) -> None:
+        """Keep the totals of a target that others will not be told from, and leave its slot empty."""
+        self.folding.retire(entry.slot)
+        entry.continues_files = False
+
+    def _allowance(self, entry: Entry) -> int:
+        program = entry.program
+        return self._budget.allowance(entry.slot, program.max_series, self.folding.series(program.name))
+
+    def _recheck_seconds(self, entry: Entry, now: float) -> float:
+        """Return when to look whether it has what it lacks: often while it starts, as it maps most things then."""
+        return min(self._rescan_interval, max(FIRST_RETRY_SECONDS, now - entry.discovered))
 
     # Events
 
@@ -435,7 +478,10 @@ class Workers:
         if error.reason in PERMANENT:
             self._builds.remember_failure(entry.target, error)
             entry.phase, entry.deadline = Phase.FAILED, inf
-            _end_series(entry)
+            self._end_series(entry)
+        elif error.reason in MISSING:
+            entry.phase, entry.deadline = Phase.WAITING, now + LEAVE_SECONDS
+            entry.retry_at = now + self._recheck_seconds(entry, now)
         else:
             entry.phase, entry.deadline = Phase.WAITING, now + LEAVE_SECONDS
             entry.retry_at = now + min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** (entry.attempts - 1))
@@ -446,16 +492,24 @@ class Workers:
         """Let go of a target whose last values are in its files."""
         self._detacher.let_go(entry, now)
         entry.phase, entry.deadline = Phase.EXITED, now + self._exit_grace
+        self._files.remove_gauges(entry.slot)
+        if entry.is_aggregated:
+            self._retire(entry)
+            entry.deadline, entry.served = now, True
         self.has_changed = True
         logger.info("detached", program=entry.slot.program, pid=entry.slot.pid, exited=entry.exited)
+
+    def _end_series(self, entry: Entry) -> None:
+        """Begin from zero: what is counted from now on is not what its files hold.
+
+        Those stay until others replace them, or as totals of a target that is gone.
+        """
+        close_all(entry.holdings.maps)
+        entry.holdings = Holdings()
+        if entry.is_aggregated and entry.continues_files:
+            self._retire(entry)
+        entry.continues_files = False
 
 
 def _name(slot: Slot) -> tuple[str, int]:
     return slot.program, slot.pid
-
-
-def _end_series(entry: Entry) -> None:
-    """Begin from zero: what is counted from now on is not what its files hold; those stay until others replace them."""
-    close_all(entry.holdings.maps)
-    entry.holdings = Holdings()
-    entry.continues_files = False

@@ -67,7 +67,9 @@ class OneImage(Builds):
         self.image: Image | None = image()
         self.error: Exception | None = None
 
-    def image_for(self, _target: Target, _program: Program, _now: float) -> Image | None:
+    def image_for(
+        self, _target: Target, _program: Program, _mapped: frozenset[tuple[int, int]], _now: float
+    ) -> Image | None:
         if self.error is not None:
             raise self.error
         return self.image
@@ -126,7 +128,7 @@ class Scene:
     def __post_init__(self) -> None:
         self.state_dir = StateDir(self.folder / "state", group=None)
         surroundings = Surroundings(
-            self.selector, self.exit_grace, WorkerSettings(self.state_dir, None, uprobe_multi=True)
+            self.selector, self.exit_grace, 10.0, WorkerSettings(self.state_dir, None, uprobe_multi=True)
         )
         self.workers = Workers(surroundings, self.builds, self.metrics)
 
@@ -136,6 +138,7 @@ class Scene:
         self.until(lambda: self.workers.is_empty)
         assert not self.selector.get_map()
         self.selector.close()
+        self.workers.close()
         self.state_dir.close()
 
     def do(self, *actions: Action) -> None:

@@ -1,0 +1,64 @@
+"""How many label sets each of a program's workers may show."""
+
+from ebpf_userspace_exporter.supervisor.series_budget import SeriesBudget
+from ebpf_userspace_exporter.supervisor.targets import Slot
+
+ONE, TWO, OTHER = Slot("gc", 1), Slot("gc", 2), Slot("malloc", 1)
+
+
+def budget_of(*slots: Slot) -> SeriesBudget:
+    budget = SeriesBudget()
+    for slot in slots:
+        budget.admit(slot)
+    return budget
+
+
+def test_a_single_worker_may_show_everything() -> None:
+    assert budget_of(ONE).allowance(ONE, 100, folded=0) == 100
+
+
+def test_what_is_left_is_offered_in_equal_parts() -> None:
+    budget = budget_of(ONE, TWO)
+
+    budget.take(ONE, 40)
+
+    assert budget.allowance(ONE, 100, folded=0) == 70
+    assert budget.allowance(TWO, 100, folded=0) == 30
+
+
+def test_what_is_offered_to_all_never_adds_up_to_more_than_there_may_be() -> None:
+    slots = [Slot("gc", pid) for pid in range(7)]
+    budget = budget_of(*slots)
+    for slot in slots:
+        budget.take(slot, slot.pid)
+
+    assert sum(budget.allowance(slot, 100, folded=10) for slot in slots) <= 90
+
+
+def test_what_is_shown_already_stays_allowed_when_nothing_is_left() -> None:
+    budget = budget_of(ONE, TWO)
+    budget.take(ONE, 60)
+    budget.take(TWO, 40)
+
+    assert (budget.allowance(ONE, 50, folded=0), budget.allowance(TWO, 50, folded=0)) == (60, 40)
+
+
+def test_totals_of_targets_that_are_gone_count() -> None:
+    assert budget_of(ONE).allowance(ONE, 100, folded=90) == 10
+
+
+def test_a_worker_that_leaves_gives_its_part_back() -> None:
+    budget = budget_of(ONE, TWO)
+    budget.take(TWO, 80)
+
+    budget.give_back(TWO)
+    budget.give_back(TWO)
+
+    assert budget.allowance(ONE, 100, folded=0) == 100
+
+
+def test_programs_do_not_share() -> None:
+    budget = budget_of(ONE, OTHER)
+    budget.take(OTHER, 1000)
+
+    assert budget.allowance(ONE, 100, folded=0) == 100

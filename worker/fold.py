@@ -1,0 +1,118 @@
+"""Adds up the metric files of targets that are gone, so that the totals outlive them in one file a program.
+
+Only where targets are not told apart by their labels: there a sum would fall when one of those summed goes.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ebpf_userspace_exporter.config.model import Counter, Histogram, Program
+from ebpf_userspace_exporter.config.names import PREFIX, family_of
+from ebpf_userspace_exporter.config.target_labels import target_labels
+from ebpf_userspace_exporter.worker.file_names import FOLDED_KINDS, folded_file_name, retired_file_name
+from ebpf_userspace_exporter.worker.histograms import buckets_of
+from ebpf_userspace_exporter.worker.metric_file import MetricFile, MetricFileError, metric_key, read_metric_file
+
+Totals = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class FoldReport:
+    """How many label sets the folded files hold, a histogram's buckets counting as one, and what could not be read."""
+
+    series: int
+    unreadable: tuple[str, ...]
+
+
+def fold(program: Program, directory: Path, retired: Sequence[int], generation: int, group: int | None) -> FoldReport:
+    """Write what the program's folded files and the retired ones hold together, as files that nobody reads yet.
+
+    Series that the program, which may have changed, does not have any more are left out. In a child of the
+    supervisor, which puts the new files in the old ones' place and removes the retired ones in one step.
+    MetricFileError.
+    """
+    shape = _Shape(program)
+    series, unreadable = 0, []
+    for kind in FOLDED_KINDS:
+        totals: Totals = {}
+        names = [folded_file_name(kind, program.name), *(retired_file_name(kind, program.name, n) for n in retired)]
+        for name in names:
+            path = directory / name
+            try:
+                if path.exists():
+                    _add(totals, {key: value for key, (value, _) in read_metric_file(path).items()})
+            except MetricFileError as error:
+                unreadable.append(str(error))
+        kept = shape.kept(totals)
+        series += len({_set_of(key) for key in kept})
+        if kept:
+            _write(directory / f"{names[0]}.{generation}.tmp", kept, group)
+    return FoldReport(series, tuple(unreadable))
+
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """What a metric's series look like: the names of their labels in order, their help, a histogram's bounds."""
+
+    labels: tuple[str, ...]
+    help: str
+    bounds: frozenset[str]
+
+
+@dataclass(slots=True)
+class _Shape:
+    """What series a program has."""
+
+    program: Program
+    _by_family: dict[str, _Series] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        targets = tuple(target_labels(self.program))
+        for counter in self.program.metrics.counters:
+            family = PREFIX + family_of(counter.name, "counter")
+            self._by_family[family] = _Series(_names(counter) + targets, counter.help, frozenset())
+        for histogram in self.program.metrics.histograms:
+            bounds = frozenset({*buckets_of(histogram).bounds.values(), "+Inf"})
+            self._by_family[PREFIX + histogram.name] = _Series(_names(histogram)[:-1] + targets, histogram.help, bounds)
+
+    def kept(self, totals: Mapping[str, float]) -> Totals:
+        """Return the totals of series that the program still has, under its present help."""
+        bounds: dict[str, set[str]] = {}
+        for key in totals:
+            le = json.loads(key)[2].get("le")
+            if le is not None:
+                bounds.setdefault(_set_of(key), set()).add(le)
+        kept: Totals = {}
+        for key, value in totals.items():
+            family, sample, labels, _ = json.loads(key)
+            series = self._by_family.get(family)
+            names = tuple(name for name in labels if name != "le" or series is None or not series.bounds)
+            if series and names == series.labels and bounds.get(_set_of(key), set()) == series.bounds:
+                _add(kept, {metric_key(family, sample, list(labels.items()), series.help): value})
+        return kept
+
+
+def _names(metric: Counter | Histogram) -> tuple[str, ...]:
+    return tuple(label.name for label in metric.labels)
+
+
+def _set_of(key: str) -> str:
+    """Return what the keys of one counter, or of one histogram, have in common."""
+    family, _, labels, _ = json.loads(key)
+    return json.dumps([family, {name: text for name, text in labels.items() if name != "le"}])
+
+
+def _add(totals: Totals, more: Mapping[str, float]) -> None:
+    for key, value in more.items():
+        totals[key] = totals.get(key, 0.0) + value
+
+
+def _write(path: Path, totals: Mapping[str, float], group: int | None) -> None:
+    file = MetricFile.create(path, group=group)
+    try:
+        for slot, value in zip(file.slots(totals), totals.values(), strict=True):
+            file.store(slot, value, 0.0)
+    finally:
+        file.close()
