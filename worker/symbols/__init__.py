@@ -1,0 +1,1 @@
+"""Names for addresses in a live process, through the files that it really maps."""
