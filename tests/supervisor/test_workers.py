@@ -462,7 +462,7 @@ def test_worker_whose_maps_would_take_the_last_descriptors_is_ended(
 
 def test_failure_for_good_ends_the_trying_and_one_that_may_pass_does_not(scene: Scene, target: Caller) -> None:
     entry = scene.adopt(target_of(target.pid))
-    scene.builds.error = AttachError(Reason.PROBE_NOT_FOUND, "not there yet")
+    scene.builds.error = AttachError(Reason.HEADERS, "not there yet")
     scene.do(Start(entry.slot))
     first = entry.retry_at - time.monotonic()
     scene.do(Start(entry.slot))
@@ -473,6 +473,24 @@ def test_failure_for_good_ends_the_trying_and_one_that_may_pass_does_not(scene: 
     scene.builds.error = AttachError(Reason.COMPILE, "no")
     scene.do(Start(entry.slot))
     assert entry.state == "failed"
+
+
+def test_target_that_lacks_a_probe_is_searched_again_when_it_has_mapped_something_else(
+    scene: Scene, target: Caller
+) -> None:
+    entry = scene.adopt(target_of(target.pid))
+    scene.builds.error = AttachError(Reason.PROBE_NOT_FOUND, "not there yet")
+    scene.do(Start(entry.slot))
+    assert (entry.state, entry.attempts) == ("waiting", 1)
+    assert entry.retry_at > time.monotonic()
+
+    scene.builds.error = None
+    scene.do(Start(entry.slot))
+    assert (entry.worker, entry.attempts) == (None, 1), "what it has mapped is the same"
+
+    entry.mapped_code = frozenset()
+    scene.do(Start(entry.slot))
+    scene.until(lambda: entry.phase is Phase.RUNNING)
 
 
 def test_target_that_waits_for_its_image_asks_again_after_a_build(scene: Scene, target: Caller) -> None:
