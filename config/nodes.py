@@ -5,6 +5,7 @@ True, and drop duplicate keys without a word. Merge keys (`<<`) work as in YAML 
 the earlier of the merged mappings.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -21,6 +22,7 @@ Value: TypeAlias = "str | list[Value] | dict[str, Value] | None"
 MAX_DEPTH = 40
 MAX_NODES = 50_000
 
+_HALF = re.compile(r"[\ud800-\udfff]")  # an escape in quotes can make one; no file can hold it
 _STANDARD = "tag:yaml.org,2002:"
 _MERGE = _STANDARD + "merge"
 _NULL = _STANDARD + "null"
@@ -126,7 +128,7 @@ class _Reader:
         within = (*parents, node)
         match node:
             case ScalarNode():
-                return None if node.tag == _NULL else str(node.value)
+                return None if node.tag == _NULL else self._text(node, path)
             case SequenceNode():
                 return [self.convert(item, (*path, index), within) for index, item in enumerate(node.value)]
             case MappingNode():
@@ -140,6 +142,12 @@ class _Reader:
             result[key.value] = self.convert(value, (*path, key.value), parents)
         return result
 
+    def _text(self, node: ScalarNode, path: KeyPath) -> str:
+        text = str(node.value)
+        if _HALF.search(text):
+            self._report(node, path, "holds half a character (U+D800 to U+DFFF), which is no text")
+        return _HALF.sub("\ufffd", text)
+
     def _entries(
         self, node: MappingNode, path: KeyPath, parents: tuple[Node, ...]
     ) -> Iterator[tuple[ScalarNode, Node]]:
@@ -148,6 +156,8 @@ class _Reader:
         for key, value in node.value:
             if not isinstance(key, ScalarNode):
                 self._report(key, path, "a key is a list or a mapping; expected text")
+            elif _HALF.search(key.value):
+                self._report(key, path, f"the key {quote(key.value)} holds half a character; expected text")
             elif key.tag != _MERGE:
                 if key.value in seen:
                     message = f"duplicate key, first in line {_line(seen[key.value])}"
