@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
+from ebpf_userspace_exporter.config.errors import quote
+
 PREFIX = "userspace_exporter_"
 
 MetricKind = Literal["counter", "gauge", "histogram"]
@@ -22,6 +24,7 @@ OWN_METRICS: Mapping[str, MetricKind] = {
     "stale_workers": "gauge",
     "decode_errors_total": "counter",
     "dropped_series_total": "counter",
+    "lost_events_total": "counter",
     "map_entries": "gauge",
     "map_max_entries": "gauge",
     "map_memory_bytes": "gauge",
@@ -40,6 +43,15 @@ OWN_METRICS: Mapping[str, MetricKind] = {
 METRIC_NAME = re.compile(r"[A-Za-z0-9_:]{1,200}")
 LABEL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 C_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+
+
+def label_name_problem(name: str) -> str | None:
+    """Return why a label cannot have the name, or None."""
+    if not LABEL_NAME.fullmatch(name):
+        return f"expected a label's name of letters, digits and _ that starts with no digit, got {quote(name)}"
+    if name.startswith("__"):
+        return f"{quote(name)} starts with __, which Prometheus keeps for itself"
+    return None
 
 
 def family_of(name: str, kind: MetricKind) -> str:
