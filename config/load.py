@@ -85,13 +85,30 @@ def _respelled(program: Mapping[str, Value]) -> Value:
 
 
 def _as_written(path: KeyPath, value: Value) -> KeyPath:
-    """Return the path with the spelling of `attachment` that the file has."""
-    if len(path) < 3 or path[2] != "attachment" or not isinstance(value, dict):
-        return path
-    programs, index = value["programs"], path[1]
-    program = programs[index] if isinstance(programs, list) and isinstance(index, int) else None
+    """Return the path as the file has it: `attachments`, and no index where a single value stands for a list of one."""
+    written: list[str | int] = []
+    for part in path:
+        if isinstance(value, str | dict) and isinstance(part, int):
+            continue
+        key = _spelling(value) if part == "attachment" and len(written) == 2 else part
+        written.append(key)
+        value = _below(value, key)
+    return tuple(written)
+
+
+def _spelling(program: Value) -> str:
     is_plural = isinstance(program, dict) and PLURAL in program and "attachment" not in program
-    return (*path[:2], PLURAL, *path[3:]) if is_plural else path
+    return PLURAL if is_plural else "attachment"
+
+
+def _below(value: Value, part: str | int) -> Value:
+    match value, part:
+        case dict(), str():
+            return value.get(part)
+        case list(), int() if part < len(value):
+            return value[part]
+        case _:
+            return None
 
 
 def _line(problem: Problem) -> int:

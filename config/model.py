@@ -17,6 +17,7 @@ MAX_TARGETS = 100_000
 
 # What bounds a map's key in Go and in C; a bucket beyond it cannot be counted anyway.
 BucketKey = Annotated[Integer, Field(ge=-(1 << 63), lt=1 << 63)]
+Multiplier = Annotated[Number, AfterValidator(lambda multiplier: multiplier or 1.0)]  # 0 is unset, as in ebpf_exporter
 
 
 class _Model(BaseModel):
@@ -27,9 +28,9 @@ class Decoder(_Model):
     """One step from a key's bytes to a label's text; what a decoder does not use stays empty."""
 
     name: str = Field(description="the name of a decoder")
-    static_map: Mapping[str, str] = {}
-    allow_unknown: Boolean = False
-    regexps: tuple[str, ...] = ()
+    static_map: Mapping[str, str] = Field(default={}, description="a mapping of texts to texts")
+    allow_unknown: Boolean = Field(default=False, description="whether a text that static_map lacks is kept as it is")
+    regexps: tuple[str, ...] = Field(default=(), description="a list of regular expressions")
     stack_table: str = Field(default="", description="the name of a BPF_STACK_TRACE in the code")
 
 
@@ -41,7 +42,7 @@ class Label(_Model):
 
     name: str = Field(description="a label's name")
     size: Annotated[Integer, Field(ge=0, le=MAX_KEY_BYTES, description="how many bytes of the key")] = 0
-    padding: Annotated[Integer, Field(ge=0, le=MAX_KEY_BYTES)] = 0
+    padding: Annotated[Integer, Field(ge=0, le=MAX_KEY_BYTES, description="how many bytes after it are skipped")] = 0
     decoders: tuple[Decoder, ...] = Field(default=(), description="a list of decoders")
 
     @property
@@ -73,25 +74,26 @@ class ValueType(StrEnum):
         return self.startswith("s")
 
 
-class _Value(_Model):
-    """Where in a map's leaf a metric's value is: the whole leaf, up to 8 bytes, unless told otherwise."""
+class _Rows(_Model):
+    """A metric with one series per row of a map, and where in the row's leaf the value is."""
 
-    value_type: ValueType | None = Field(default=None, description="u8, u16, u32, u64, s8, s16, s32 or s64")
-    value_multiplier: Annotated[Number, AfterValidator(lambda multiplier: multiplier or 1.0)] = 1.0  # 0 is unset
+    name: str = Field(description="the metric's name")
+    help: str = Field(default="", description="what the metric says, for # HELP")
+    table: str = Field(description="the name of a BPF map in the code")
+    labels: tuple[Label, ...] = Field(default=(), description="a list of labels, the parts of the map's key in order")
+    value_type: ValueType | None = Field(
+        default=None, description="u8, u16, u32, u64, s8, s16, s32 or s64; the whole leaf, up to 8 bytes, if not given"
+    )
+    value_multiplier: Number = Field(default=1.0, description="what the value is multiplied by")
     value_offset: Annotated[Integer, Field(ge=0, lt=MAX_LEAF_BYTES, description="how many bytes into the leaf")] = 0
 
 
-class Counter(_Value):
+class Counter(_Rows):
     """One series per row of the map `table`; without labels the whole map is one series.
 
     A table of events (BPF_PERF_OUTPUT, BPF_RINGBUF_OUTPUT) has no rows: its labels are of the events' bytes, and each
     event counts one.
     """
-
-    name: str = Field(description="the metric's name")
-    help: str = ""
-    table: str = Field(description="the name of a BPF map in the code")
-    labels: tuple[Label, ...] = ()
 
 
 class Combine(StrEnum):
@@ -102,14 +104,10 @@ class Combine(StrEnum):
     MIN = "min"
 
 
-class Gauge(_Value):
+class Gauge(_Rows):
     """As a counter, but its value may fall, and a row that is gone ends its series."""
 
-    name: str = Field(description="the metric's name")
-    help: str = ""
-    table: str = Field(description="the name of a BPF map in the code")
-    labels: tuple[Label, ...] = ()
-    combine: Combine = Field(default=Combine.SUM, description="sum, max or min")
+    combine: Combine = Field(default=Combine.SUM, description="sum, max or min of what has the same labels")
 
 
 class BucketType(StrEnum):
@@ -125,22 +123,24 @@ class Histogram(_Model):
     """A map whose last label is the bucket; the others are the series' labels."""
 
     name: str = Field(description="the metric's name")
-    help: str = ""
+    help: str = Field(default="", description="what the metric says, for # HELP")
     table: str = Field(description="the name of a BPF map in the code")
     labels: tuple[Label, ...] = Field(description="a list of labels, the last of them the bucket")
     bucket_type: BucketType = Field(description="exp2, exp2zero, linear or fixed")
-    bucket_multiplier: Annotated[Number, AfterValidator(lambda multiplier: multiplier or 1.0)] = 1.0  # 0 is unset
-    bucket_min: BucketKey = 0
-    bucket_max: BucketKey = 0
-    bucket_keys: tuple[Number, ...] = ()
+    bucket_multiplier: Multiplier = Field(
+        default=1.0, description="what the upper bounds and the sum are multiplied by"
+    )
+    bucket_min: BucketKey = Field(default=0, description="the key of the first bucket")
+    bucket_max: BucketKey = Field(default=0, description="the key of the last bucket")
+    bucket_keys: tuple[Number, ...] = Field(default=(), description="the buckets' keys, for the bucket_type fixed")
 
 
 class Metrics(_Model):
     """What a program's maps become."""
 
-    counters: tuple[Counter, ...] = ()
-    gauges: tuple[Gauge, ...] = ()
-    histograms: tuple[Histogram, ...] = ()
+    counters: tuple[Counter, ...] = Field(default=(), description="values that only rise")
+    gauges: tuple[Gauge, ...] = Field(default=(), description="values that rise and fall")
+    histograms: tuple[Histogram, ...] = Field(default=(), description="counts in buckets")
 
     @property
     def all(self) -> tuple["Counter | Gauge | Histogram", ...]:
@@ -155,16 +155,22 @@ class Program(_Model):
     """
 
     name: str = Field(description="the program's name")
-    metrics: Metrics = Metrics()
-    usdt: Mapping[str, str] = {}
-    uprobes: Mapping[str, str] = {}
-    uretprobes: Mapping[str, str] = {}
+    metrics: Metrics = Field(default=Metrics(), description="what the program's maps become")
+    usdt: Mapping[str, str] = Field(default={}, description="a function for each probe or provider:probe")
+    uprobes: Mapping[str, str] = Field(
+        default={}, description="a function for each symbol or path:symbol that is entered"
+    )
+    uretprobes: Mapping[str, str] = Field(
+        default={}, description="a function for each symbol or path:symbol that returns"
+    )
     attachment: Selector = Field(description="a mapping with binary_name, exe, cmdline or another key")
     target_labels: Mapping[str, str] = Field(default={"pid": "{pid}"}, description="a template for each label")
-    max_series: Annotated[Integer, Field(ge=1, le=MAX_SERIES)] = 10_000
-    max_targets: Annotated[Integer, Field(ge=1, le=MAX_TARGETS)] = 1_000
-    allow_go_uretprobes: Boolean = False
-    cflags: tuple[str, ...] = ()
+    max_series: Annotated[Integer, Field(ge=1, le=MAX_SERIES, description="how many series at most")] = 10_000
+    max_targets: Annotated[Integer, Field(ge=1, le=MAX_TARGETS, description="how many processes at most")] = 1_000
+    allow_go_uretprobes: Boolean = Field(
+        default=False, description="whether a Go binary gets uretprobes, which crash it"
+    )
+    cflags: tuple[str, ...] = Field(default=(), description="more options for clang")
     code: str = Field(description="the program in BPF C")
 
     def digest(self) -> str:

@@ -10,25 +10,27 @@ from dataclasses import dataclass
 from typing import Any, cast, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from ebpf_userspace_exporter.config.errors import KeyPath, did_you_mean, quote, suggestion, suggestion_or_list
+from ebpf_userspace_exporter.config.foreign_keys import FOREIGN_KEYS
 from ebpf_userspace_exporter.config.model import Config
 from ebpf_userspace_exporter.config.nodes import Value
+from ebpf_userspace_exporter.config.selector import ONE_OR_LIST
 
 _DECODER: Value = {"name": "string"}
 _LABEL: Value = {"name": "stand_in", "size": "8", "decoders": [_DECODER]}
-_COUNTER: Value = {"name": "stand_in", "table": "stand_in"}
+_METRIC: Value = {"name": "stand_in", "table": "stand_in"}
+_SELECTOR: Value = {"binary_name": "stand_in"}
 _HISTOGRAM: Value = {"name": "stand_in", "table": "stand_in", "labels": [_LABEL], "bucket_type": "linear"}
-_ATTACHMENT: Value = {"binary_name": "stand_in"}
-_PROGRAM: Value = {"name": "stand_in", "attachment": _ATTACHMENT, "code": "stand_in"}
+_PROGRAM: Value = {"name": "stand_in", "attachment": _SELECTOR, "code": "stand_in"}
 
-# What stands in for a value, by the key above it, or by the list that it is an item of.
+# What stands in for a value that is needed, by the key above it, or by the list that it is an item of.
 _FIELDS: Mapping[str, Value] = {
     "programs": [_PROGRAM],
     "name": "stand_in",
-    "attachment": _ATTACHMENT,
-    "binary_name": "stand_in",
+    "attachment": _SELECTOR,
     "code": "stand_in",
     "table": "stand_in",
     "labels": [_LABEL],
@@ -38,15 +40,18 @@ _FIELDS: Mapping[str, Value] = {
 }
 _ITEMS: Mapping[str, Value] = {
     "programs": _PROGRAM,
-    "counters": _COUNTER,
+    "counters": _METRIC,
+    "gauges": _METRIC,
     "histograms": _HISTOGRAM,
     "labels": _LABEL,
     "decoders": _DECODER,
     "bucket_keys": "0",
-    "regexps": "stand_in",
-    "cflags": "",
+    "exclude": _SELECTOR,
+    "any": _SELECTOR,
+    "not": _SELECTOR,
+    "uid": "0",
+    "listens_on": "1",
 }
-_MAPPINGS = frozenset({"usdt", "uprobes", "uretprobes", "static_map"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ class Draft:
 
 def read_config(value: dict[str, Value]) -> Draft:
     """Return the Config in a document's top-level mapping, or what is wrong with it and what is left."""
-    value = _without_nulls(value)
+    value = _in_full(value, Config)
     try:
         return Draft(Config.model_validate(value), (), frozenset())
     except ValidationError as error:
@@ -75,18 +80,25 @@ def read_config(value: dict[str, Value]) -> Draft:
     return Draft(config, tuple(problems), frozenset(broken))
 
 
-def _without_nulls(value: dict[str, Value]) -> dict[str, Value]:
-    """Drop keys without a value: an empty `labels:` is no labels. In a map of texts it is an empty text."""
-    return {key: _filled(key, item) for key, item in value.items() if item is not None}
+def _in_full(value: dict[str, Value], model: type[BaseModel] | None) -> dict[str, Value]:
+    """Return the mapping as if written in full: without keys that have no value, and single values as lists of one.
+
+    An empty `labels:` is no labels; in a mapping of texts it is an empty text.
+    """
+    fields = _fields_in(model)
+    return {key: _filled(item, fields.get(key)) for key, item in value.items() if item is not None}
 
 
-def _filled(key: str, item: Value) -> Value:
-    if isinstance(item, dict):
-        if key in _MAPPINGS:
-            return {name: "" if text is None else text for name, text in item.items()}
-        return _without_nulls(item)
+def _filled(item: Value, field: FieldInfo | None) -> Value:
+    if field is not None and ONE_OR_LIST in field.metadata and not isinstance(item, list):
+        item = [item]
+    model = None if field is None else _model_in(field.annotation)
     if isinstance(item, list):
-        return [_filled("", each) for each in item]
+        return [_in_full(each, model) if isinstance(each, dict) else each for each in item]
+    if isinstance(item, dict):
+        if field is not None and model is None:
+            return {name: "" if text is None else text for name, text in item.items()}
+        return _in_full(item, model)
     return item
 
 
@@ -97,12 +109,11 @@ def _translate(value: Value, details: list[ErrorDetails]) -> tuple[list[tuple[Ke
     for detail in details:
         if detail["type"] == "extra_forbidden":
             path = detail["loc"]
-            fields = _fields_of(path[:-1])
-            word = did_you_mean(str(path[-1]), fields)
+            message, word = _unknown(str(path[-1]), list(_fields_in(_model_at(path[:-1]))))
+            problems.append((path, message))
+            broken.append(path)
             if word is not None:
                 meant.add((*path[:-1], word))
-            problems.append((path, f"unknown key{suggestion_or_list(str(path[-1]), fields)}"))
-            broken.append(path)
     for detail in details:
         path = detail["loc"]
         if detail["type"] != "extra_forbidden":
@@ -113,6 +124,13 @@ def _translate(value: Value, details: list[ErrorDetails]) -> tuple[list[tuple[Ke
                 problems.append((path, f"missing; expected {_expectation(path)}"))
     # What a misspelt key would have said is unknown, also where the key may be left out.
     return problems, [*broken, *(path for path in meant if path not in broken and _at(value, path) is None)]
+
+
+def _unknown(key: str, fields: list[str]) -> tuple[str, str | None]:
+    """Return what to say of a key that is none of the fields, and which of them was meant."""
+    if key in FOREIGN_KEYS:
+        return FOREIGN_KEYS[key], "programs" if key == "metrics" else None
+    return f"unknown key{suggestion_or_list(key, fields)}", did_you_mean(key, fields)
 
 
 def _message(detail: ErrorDetails) -> str:
@@ -127,8 +145,12 @@ def _message(detail: ErrorDetails) -> str:
             return f"expected a list, got {got}"
         case "model_type" | "dict_type" | "mapping_type":
             return f"expected a mapping, got {got}"
-        case "int_type" | "float_type" | "bool_type":
-            return f"expected a {detail['type'].removesuffix('_type')}, got {got}".replace("a int", "a whole number")
+        case "int_type":
+            return f"expected a whole number, got {got}"
+        case "float_type":
+            return f"expected a number, got {got}"
+        case "bool_type":
+            return f"expected true or false, got {got}"
         case "greater_than_equal":
             return f"expected at least {context['ge']}, got {got}"
         case "less_than_equal":
@@ -161,9 +183,8 @@ def _model_at(path: KeyPath) -> type[BaseModel] | None:
     model: type[BaseModel] | None = Config
     for part in path:
         if isinstance(part, str):
-            if model is None or part not in model.model_fields:
-                return None
-            model = _model_in(model.model_fields[part].annotation)
+            field = _fields_in(model).get(part)
+            model = None if field is None else _model_in(field.annotation)
     return model
 
 
@@ -174,15 +195,14 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _fields_of(path: KeyPath) -> list[str]:
-    model = _model_at(path)
-    return [] if model is None else list(model.model_fields)
+def _fields_in(model: type[BaseModel] | None) -> dict[str, FieldInfo]:
+    """Return a model's fields by the keys that people write."""
+    return {} if model is None else {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _expectation(path: KeyPath) -> str:
-    model = _model_at(path[:-1])
-    description = None if model is None else model.model_fields[str(path[-1])].description
-    return description or "a value"
+    field = _fields_in(_model_at(path[:-1])).get(str(path[-1]))
+    return (None if field is None else field.description) or "a value"
 
 
 def _stand_in(value: Value, path: KeyPath) -> None:
@@ -190,9 +210,9 @@ def _stand_in(value: Value, path: KeyPath) -> None:
     *above, last = path
     holder = _at(value, tuple(above))
     if isinstance(holder, list) and isinstance(last, int):
-        holder[last] = copy.deepcopy(_ITEMS.get(str(above[-1])))
+        holder[last] = copy.deepcopy(_ITEMS.get(str(above[-1]), "stand_in"))
     elif isinstance(holder, dict) and isinstance(last, str):
-        known = _fields_of(tuple(above))
+        known = _fields_in(_model_at(tuple(above)))
         if last in _FIELDS and last in known:
             holder[last] = copy.deepcopy(_FIELDS[last])
         elif not known:

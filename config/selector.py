@@ -21,8 +21,10 @@ def _as_list(value: object) -> object:
 
 def _parse_ports(value: object) -> object:
     """Return the first and the last port of `5432` or `6000-6010`."""
-    if not isinstance(value, str):
+    if isinstance(value, tuple):
         return value
+    if not isinstance(value, str):
+        raise PydanticCustomError("expected", f"expected a port or a range of ports from 1 to {_MAX_PORT}")
     first, dash, last = value.partition("-")
     ends = (first, last if dash else first)
     if all(end.isascii() and end.isdigit() and 1 <= int(end[:6]) <= _MAX_PORT for end in ends):
@@ -33,15 +35,20 @@ def _parse_ports(value: object) -> object:
 
 
 def _parse_age(value: object) -> object:
-    if not isinstance(value, str):
+    if isinstance(value, int | float):
         return value
+    if not isinstance(value, str):
+        raise PydanticCustomError("expected", "expected seconds or a duration such as 500ms, 1s or 1m30s")
     try:
         return parse_duration(value, least=0, most=_MAX_AGE_SECONDS)
     except ValueError as error:
         raise PydanticCustomError("expected", "{reason}", {"reason": str(error)}) from error
 
 
-Texts = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+# Marks the fields that take a single value for a list of one.
+ONE_OR_LIST = BeforeValidator(_as_list)
+
+Texts = Annotated[tuple[str, ...], ONE_OR_LIST]
 Ports = Annotated[tuple[int, int], BeforeValidator(_parse_ports)]
 Uid = Annotated[Integer, Field(ge=0, lt=1 << 32)]
 Age = Annotated[float, BeforeValidator(_parse_age)]
@@ -62,25 +69,27 @@ class Selector(BaseModel):
 
     binary_name: Texts = Field(default=(), description="the name of a process, as in /proc/PID/comm")
     exe: Texts = Field(default=(), description="a glob on the real path of the executable")
-    cmdline: Texts = Field(default=(), description="patterns, all of which are found in the joined command line")
+    cmdline: Texts = Field(default=(), description="a pattern in the joined command line; all of a list must be found")
     argv0: Texts = Field(default=(), description="a glob on the command line's first word")
     user: Texts = Field(default=(), description="the name of a user")
-    uid: Annotated[tuple[Uid, ...], BeforeValidator(_as_list)] = Field(default=(), description="the number of a user")
-    cwd: Texts = Field(default=(), description="a glob on the working directory")
+    uid: Annotated[tuple[Uid, ...], ONE_OR_LIST] = Field(default=(), description="the number of a user")
+    cwd: Texts = Field(default=(), description="a glob on the path of the working directory")
     environ: Mapping[str, str] = Field(default={}, description="a pattern for each environment variable")
     cgroup: Texts = Field(default=(), description="a glob on the path of the control group")
     systemd_unit: Texts = Field(default=(), description="a glob on the name of the systemd unit")
-    container_id: Texts = Field(default=(), description="the beginning of a container's id")
+    container_id: Texts = Field(
+        default=(), description="the beginning of a container's id, in lowercase hexadecimal digits"
+    )
     library: Texts = Field(default=(), description="a glob on the path of a mapped file")
-    listens_on: Annotated[tuple[Ports, ...], BeforeValidator(_as_list)] = Field(
-        default=(), description="a TCP port or a range"
+    listens_on: Annotated[tuple[Ports, ...], ONE_OR_LIST] = Field(
+        default=(), description="a TCP port, or a range such as 6000-6010"
     )
     parent: "Selector | None" = Field(default=None, description="a selector that the parent matches")
     ancestor: "Selector | None" = Field(default=None, description="a selector that any ancestor matches")
-    min_age: Age = Field(default=0.0, description="how long the process must have been running")
+    min_age: Age = Field(default=0.0, description="how long the process must have been running, such as 2s")
     any_of: "Selectors" = Field(default=(), alias="any", description="selectors, one of which matches")
     none_of: "Selectors" = Field(default=(), alias="not", description="selectors, none of which matches")
 
 
-Selectors = Annotated[tuple[Selector, ...], BeforeValidator(_as_list)]
+Selectors = Annotated[tuple[Selector, ...], ONE_OR_LIST]
 Selector.model_rebuild()

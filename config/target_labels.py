@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from string import Formatter
 
-import re2
-
+from ebpf_userspace_exporter.config.errors import quote, suggestion
 from ebpf_userspace_exporter.config.model import Program
+from ebpf_userspace_exporter.config.patterns import named_groups
 from ebpf_userspace_exporter.config.selector import Selector
 
 # What a template may ask for by name; `cmdline.GROUP` and `environ.NAME` beside them.
@@ -55,10 +55,10 @@ def parse_template(text: str) -> Template:
             if field is None:
                 continue
             if conversion or specification:
-                raise TemplateError(f"expected {{{field}}} without a format")
+                raise TemplateError(f"expected the field {quote(field)} alone, without a format")
             if field not in FIELDS and not _GROUP.fullmatch(field) and not _VARIABLE.fullmatch(field):
-                known = ", ".join(FIELDS)
-                raise TemplateError(f"no field {{{field}}}; expected one of {known}, cmdline.GROUP, environ.NAME")
+                known = f"; expected one of {', '.join(FIELDS)}, cmdline.GROUP, environ.NAME"
+                raise TemplateError(f"no field {quote(field)}{suggestion(field, FIELDS) or known}")
             fields.append(field)
             texts.append("")
     except TemplateError:
@@ -88,7 +88,7 @@ def cmdline_groups(selector: Selector) -> tuple[str, ...]:
     """Return the named groups of the selector's `cmdline` patterns, also of those under `any`, each once."""
     names: dict[str, None] = {}
     for pattern in selector.cmdline:
-        names.update(dict.fromkeys(_named_groups(pattern)))
+        names.update(dict.fromkeys(named_groups(pattern)))
     for alternative in selector.any_of:
         names.update(dict.fromkeys(cmdline_groups(alternative)))
     return tuple(names)
@@ -97,13 +97,3 @@ def cmdline_groups(selector: Selector) -> tuple[str, ...]:
 def is_aggregated(program: Program) -> bool:
     """Whether several targets may have the same labels: their series are summed and outlive each of them."""
     return all("pid" not in template.fields for template in target_labels(program).values())
-
-
-def _named_groups(pattern: str) -> tuple[str, ...]:
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        index: Mapping[str, int] = re2.compile(pattern, options).groupindex
-    except re2.error:
-        return ()  # which the config's check reports
-    return tuple(sorted(index, key=lambda name: index[name]))

@@ -120,7 +120,7 @@ import pytest
             ("programs:\n  - <<: text\n    name: x\n"),
             [
                 ':2: programs[0]["<<"]: expected a mapping, or a list of mappings, to merge',
-                ":2: programs[0].attachment: missing; expected a mapping with binary_name",
+                ":2: programs[0].attachment: missing; expected a mapping with binary_name, exe, cmdline or another key",
                 ":2: programs[0].code: missing; expected the program in BPF C",
                 ":2: programs[0]: no probe; expected usdt, uprobes or uretprobes",
             ],

@@ -46,8 +46,8 @@ import pytest
             "name: pid",
             [
                 (
-                    ':9: programs[0].metrics.counters[0].labels[0].name: "pid" is taken: every series gets the '
-                    "process id in it"
+                    ':9: programs[0].metrics.counters[0].labels[0].name: "pid" is taken: every series has the '
+                    "target label of this name"
                 ),
             ],
             id="label pid",
@@ -88,7 +88,7 @@ import pytest
             "size: 8",
             "size: 0",
             [
-                ':10: programs[0].metrics.counters[0].labels[0].size: expected at least 1, got "0"',
+                ":10: programs[0].metrics.counters[0].labels[0].size: expected at least 1, got 0",
             ],
             id="size 0",
         ),
@@ -162,11 +162,11 @@ import pytest
             "name: ksym",
             [
                 (
-                    ':12: programs[0].metrics.counters[0].labels[0].decoders[0].name: no decoder "ksym"; expected '
-                    "one of string, uint, inet_ip, static_map, regexp"
+                    ':12: programs[0].metrics.counters[0].labels[0].decoders[0].name: "ksym" is about the kernel; '
+                    "in user space: usym"
                 ),
             ],
-            id="decoder that is not here",
+            id="decoder of the kernel",
         ),
         pytest.param(
             "size: 8",

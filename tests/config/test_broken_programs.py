@@ -36,7 +36,10 @@ import pytest
             "          help: Collections\n",
             "          xyzzy: 1\n",
             [
-                ":6: programs[0].metrics.counters[0].xyzzy: unknown key; expected one of name, help, table, labels",
+                (
+                    ":6: programs[0].metrics.counters[0].xyzzy: unknown key; expected one of "
+                    "name, help, table, labels, value_type, value_multiplier, value_offset"
+                ),
             ],
             id="unknown key that looks like nothing",
         ),
@@ -45,8 +48,8 @@ import pytest
             '          "a\\nb": 1\n',
             [
                 (
-                    ':6: programs[0].metrics.counters[0]["a\\nb"]: unknown key; '
-                    "expected one of name, help, table, labels"
+                    ':6: programs[0].metrics.counters[0]["a\\nb"]: unknown key; expected one of '
+                    "name, help, table, labels, value_type, value_multiplier, value_offset"
                 ),
             ],
             id="unknown key with a line break",
@@ -55,9 +58,13 @@ import pytest
             "    attachment:\n",
             "    attachment:\n      pgid: 1\n",
             [
-                ":16: programs[0].attachment.pgid: unknown key; expected binary_name",
+                (
+                    ":16: programs[0].attachment.pgid: unknown key; expected one of binary_name, exe, cmdline, argv0, "
+                    "user, uid, cwd, environ, cgroup, systemd_unit, container_id, library, listens_on, parent, "
+                    "ancestor, min_age, any, not"
+                ),
             ],
-            id="unknown key where one alone is known",
+            id="unknown key of a selector",
         ),
         pytest.param(
             ("    code: |\n      int trace_gc(void *ctx) { return 0; }\n"),
@@ -103,7 +110,7 @@ import pytest
             ("    attachment:\n      binary_name: gunicorn\n"),
             "",
             [
-                ":2: programs[0].attachment: missing; expected a mapping with binary_name",
+                ":2: programs[0].attachment: missing; expected a mapping with binary_name, exe, cmdline or another key",
             ],
             id="missing attachment",
         ),
@@ -112,11 +119,11 @@ import pytest
             "      {}\n",
             [
                 (
-                    ":15: programs[0].attachment.binary_name: "
-                    "missing; expected the name of a process, as in /proc/PID/comm"
+                    ":15: programs[0].attachment: no key; expected binary_name, exe, cmdline or another one of a "
+                    "selector"
                 ),
             ],
-            id="missing binary_name",
+            id="empty attachment",
         ),
         pytest.param(
             "    code",
@@ -279,7 +286,7 @@ def test_all_problems_are_reported_at_once_and_none_is_a_consequence_of_another(
 
     label = "programs[0].metrics.counters[0].labels[0]"
     assert problems_of(broken + "  - text\n") == [
-        f':9: {label}.name: "pid" is taken: every series gets the process id in it',
+        f':9: {label}.name: "pid" is taken: every series has the target label of this name',
         f':10: {label}.size: expected a whole number, got "eight"',
         f':12: {label}.decoders[0].name: no decoder "unit"; did you mean "uint"?',
         ':13: programs[0].usdts: unknown key; did you mean "usdt"?',
