@@ -1,17 +1,24 @@
-"""Merges metric files into families of samples: equal labels are summed, a contradicting file is left out whole."""
+"""Merges metric files into families of samples: equal labels are combined, a contradicting file is left out whole."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+import operator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client.utils import floatToGoString
 
-from ebpf_userspace_exporter.web.metric_files import Entry, Kind, MetricFile, MetricFileError
+from ebpf_userspace_exporter.web.metric_files import Combine, Entry, Kind, MetricFile, MetricFileError
 
 Labels = tuple[tuple[str, str], ...]
 
 # The library is typed but for this function.
 format_value: Callable[[float], str] = floatToGoString
+
+_COMBINED: Mapping[Combine, Callable[[float, float], float]] = {
+    Combine.SUM: operator.add,
+    Combine.MAX: max,
+    Combine.MIN: min,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +57,9 @@ class Merge:
     def add(self, file: MetricFile) -> None:
         """Add a file's values, or, with MetricFileError, none: where it contradicts a file added before.
 
-        Contradicting means a name that is another metric's or of another kind. Another help text is no contradiction:
-        after a reload the files of targets that ended may still hold the old one; the first text is shown.
+        Contradicting means a name that is another metric's, of another kind, or combined in another way. Another help
+        text is no contradiction: after a reload the files of targets that ended may still hold the old one; the first
+        text is shown.
         """
         owners = self._owners_with(file)
         self._owners = owners
@@ -59,7 +67,7 @@ class Merge:
             name = _exposed_name(entry, file.kind)
             metric = self._metrics.get(name)
             if metric is None:
-                metric = self._metrics[name] = _Metric(file.kind, entry.help)
+                metric = self._metrics[name] = _Metric(file.kind, file.combine, entry.help)
             metric.add(entry)
 
     def families(self) -> list[Family]:
@@ -75,6 +83,8 @@ class Merge:
             known = self._metrics.get(name)
             if known is not None and known.kind is not file.kind:
                 raise MetricFileError(f"{name} is a {known.kind.value} in another file")
+            if known is not None and known.combine is not file.combine:
+                raise MetricFileError(f"{name} is combined by {known.combine.value} in another file")
             for exposed in exposed_names(name, file.kind):
                 if owners.setdefault(exposed, name) != name:
                     raise MetricFileError(f"{exposed} belongs to another metric")
@@ -109,6 +119,7 @@ class _Series:
 @dataclass(slots=True)
 class _Metric:
     kind: Kind
+    combine: Combine
     help: str
     series: dict[Labels, _Series] = field(default_factory=dict)
 
@@ -120,13 +131,10 @@ class _Metric:
             series = self.series[identity] = _Series(entry.labels)
         if entry.upper_bound is not None:
             series.buckets[entry.upper_bound] = series.buckets.get(entry.upper_bound, 0.0) + entry.value
-        elif self.kind is not Kind.GAUGE:
-            series.value += entry.value
-            series.has_value = True
-        elif not series.has_value:
-            # A sum of gauges means nothing; the first file's is the one shown.
-            series.value = entry.value
-            series.has_value = True
+        elif series.has_value:
+            series.value = _COMBINED[self.combine](series.value, entry.value)
+        else:
+            series.value, series.has_value = entry.value, True
 
     def samples(self, name: str) -> Iterator[Sample]:
         for series in sorted(self.series.values(), key=lambda series: series.labels):

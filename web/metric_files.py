@@ -1,5 +1,6 @@
 """Reads the state directory's metric files; nothing in a file is trusted, and a bad file costs itself alone."""
 
+import contextlib
 import errno
 import json
 import math
@@ -22,7 +23,8 @@ _HEADER_BYTES = 8
 _METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 # `.db` is for everybody, stock collectors included; `.own` holds what those would spoil: gauges and own metrics.
-_FILE_NAME = re.compile(r"(?P<kind>[a-z]+)_.*\.(?P<ending>db|own)", re.DOTALL)
+_FILE_NAME = re.compile(r"(?P<kind>[a-z]+)(?:-(?P<combine>[a-z]+))?_.*\.(?P<ending>db|own)", re.DOTALL)
+_SUPERVISORS = "_supervisor.own"
 
 
 class Kind(Enum):
@@ -31,6 +33,14 @@ class Kind(Enum):
     COUNTER = "counter"
     GAUGE = "gauge"
     HISTOGRAM = "histogram"
+
+
+class Combine(Enum):
+    """What becomes of equal labels in several files."""
+
+    SUM = "sum"
+    MAX = "max"
+    MIN = "min"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,7 @@ class MetricFile:
     name: str
     kind: Kind
     entries: tuple[Entry, ...]
+    combine: Combine = Combine.SUM
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +78,7 @@ class MetricFileError(Exception):
 
 
 def read_metric_files(state_directory: Path) -> Iterator[MetricFile | UnreadableFile]:
-    """Yield what each metric file of the directory holds, `.own` files first, then by name.
+    """Yield what each metric file of the directory holds, the supervisor's first, then by name.
 
     A directory that cannot be read is yielded as one unreadable file.
     """
@@ -77,9 +88,9 @@ def read_metric_files(state_directory: Path) -> Iterator[MetricFile | Unreadable
         yield UnreadableFile(str(state_directory), str(error.strerror))
         return
     try:
-        # Own files first: where two files claim one name, the first has it, and own names are reserved.
+        # The supervisor's own first: where two files claim one name, the first has it, and own names are reserved.
         names = os.listdir(directory)  # noqa: PTH208 - of the directory that is open, whatever its path names by now
-        for name in sorted(names, key=lambda name: (name.endswith(".db"), name)):
+        for name in sorted(names, key=lambda name: (not name.endswith(_SUPERVISORS), name)):
             if not name.endswith((".db", ".own")):
                 continue
             try:
@@ -97,7 +108,7 @@ def read_metric_files(state_directory: Path) -> Iterator[MetricFile | Unreadable
 
 
 def _read_file(name: str, directory: int) -> MetricFile:
-    kind = _kind_of(name)
+    kind, combine = _kind_of(name)
     # O_NONBLOCK: opening a FIFO of that name would otherwise wait for a writer for ever.
     try:
         file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
@@ -109,18 +120,18 @@ def _read_file(name: str, directory: int) -> MetricFile:
         raw = _read_all(file)
     finally:
         os.close(file)
-    return MetricFile(name, kind, tuple(decode_entries(raw, kind)))
+    return MetricFile(name, kind, tuple(decode_entries(raw, kind)), combine)
 
 
-def _kind_of(name: str) -> Kind:
+def _kind_of(name: str) -> tuple[Kind, Combine]:
+    """Return the kind of metric in a file of this name and how it combines, which only gauges can say."""
     match = _FILE_NAME.fullmatch(name)
-    try:
-        kind = Kind(match["kind"]) if match else None
-    except ValueError:
-        kind = None
-    if match is None or kind is None or (kind is Kind.GAUGE and match["ending"] == "db"):
-        raise MetricFileError("its name does not start with a kind of metric that such a file may hold")
-    return kind
+    if match is not None:
+        with contextlib.suppress(ValueError):
+            kind, combine = Kind(match["kind"]), Combine(match["combine"] or "sum")
+            if match["ending"] == "own" if kind is Kind.GAUGE else match["combine"] is None:
+                return kind, combine
+    raise MetricFileError("its name does not start with a kind of metric that such a file may hold")
 
 
 def _read_all(file: int) -> bytes:
@@ -188,6 +199,8 @@ def _entry(key: bytes, value: float, kind: Kind) -> Entry:
         case Kind.GAUGE:
             if sample != family:
                 raise MetricFileError("corrupt: a gauge's sample is not named as its family")
+            if math.isnan(value):
+                raise MetricFileError("corrupt: a gauge is not a number")
         case Kind.HISTOGRAM:
             return _histogram_entry(family, sample, labels, help_text, value)
         case _:

@@ -75,6 +75,30 @@ def test_parsed_samples_equal_the_stock_collectors(state_directory: Path) -> Non
     assert openmetrics_samples(render_openmetrics(families).decode()) == openmetrics_samples(stock_openmetrics)
 
 
+def test_gauges_and_totals_of_targets_that_are_gone_leave_the_stock_collectors_sums_equal(
+    state_directory: Path,
+) -> None:
+    labels = (("role", "worker"),)
+    for middle in ("7", "8", "retired-3", "folded"):
+        values = histogram_values("size", labels, {"1.0": 2.0, "+Inf": 1.0}, 5.0)
+        write_metric_file(state_directory / f"counter_x-1_{middle}.db", {("gc", "gc_total", labels): 3.0})
+        write_metric_file(state_directory / f"histogram_x-1_{middle}.db", values)
+    for kind in ("gauge", "gauge-max", "gauge-min"):
+        for pid, value in (("7", 4.0), ("8", -6.0)):
+            name = kind.replace("-", "_")
+            write_metric_file(state_directory / f"{kind}_x-1_{pid}.own", {(name, name, labels): value})
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(state_directory))  # type: ignore[no-untyped-call]  # the library's
+
+    samples = text_samples(render_text(merged(state_directory)).decode())
+
+    gauges = {sample for sample in samples if sample[0].startswith("gauge")}
+    role = frozenset(labels)
+    assert gauges == {("gauge", role, -2.0), ("gauge_max", role, 4.0), ("gauge_min", role, -6.0)}
+    assert samples - gauges == text_samples(generate_latest(registry).decode())
+    assert ("gc_total", role, 12.0) in samples
+
+
 def test_text_is_written_as_the_format_says() -> None:
     family = Family(
         "gc_total",

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from ebpf_userspace_exporter.web.families import Family, Merge, Sample, restrict
-from ebpf_userspace_exporter.web.metric_files import Entry, Kind, MetricFile, MetricFileError
+from ebpf_userspace_exporter.web.metric_files import Combine, Entry, Kind, MetricFile, MetricFileError
 
 
 def counter(*values: tuple[str, tuple[tuple[str, str], ...], float], help_text: str = "Help.") -> MetricFile:
@@ -11,8 +11,8 @@ def counter(*values: tuple[str, tuple[tuple[str, str], ...], float], help_text: 
     return MetricFile("counter_x_1.db", Kind.COUNTER, tuple(entries))
 
 
-def gauge(name: str, value: float) -> MetricFile:
-    return MetricFile("gauge_x.own", Kind.GAUGE, (Entry(name, name, (), "Help.", value),))
+def gauge(name: str, value: float, combine: Combine = Combine.SUM) -> MetricFile:
+    return MetricFile("gauge_x.own", Kind.GAUGE, (Entry(name, name, (), "Help.", value),), combine)
 
 
 def histogram(name: str, counts: dict[float, float], total: float | None) -> MetricFile:
@@ -92,6 +92,7 @@ def test_first_help_is_shown_for_all_series() -> None:
         pytest.param(histogram("x", {math.inf: 1.0}, 1.0), counter(("x_count", (), 1.0)), id="a histogram's count"),
         pytest.param(counter(("x_sum", (), 1.0)), histogram("x", {math.inf: 1.0}, 1.0), id="a counter's name"),
         pytest.param(gauge("x", 1.0), histogram("x", {math.inf: 1.0}, 1.0), id="a histogram's bare name"),
+        pytest.param(gauge("x", 1.0, Combine.MAX), gauge("x", 2.0), id="summed where others take the largest"),
     ],
 )
 def test_contradicting_file_is_left_out_whole(first: MetricFile, second: MetricFile) -> None:
@@ -99,9 +100,10 @@ def test_contradicting_file_is_left_out_whole(first: MetricFile, second: MetricF
     merge.add(first)
     before = merge.families()
     fresh = Entry("fresh", "fresh", (), "Help.", 1.0)
+    entries = (*counter(("a", (), 1.0)).entries, fresh, *second.entries)
 
     with pytest.raises(MetricFileError, match="x"):
-        merge.add(MetricFile("second.db", second.kind, (*counter(("a", (), 1.0)).entries, fresh, *second.entries)))
+        merge.add(MetricFile("second.db", second.kind, entries, second.combine))
 
     assert merge.families() == before
     merge.add(gauge("fresh", 1.0))
@@ -112,10 +114,18 @@ def test_reserved_name_is_refused() -> None:
         Merge(reserved={"scrape_seconds_sum"}).add(counter(("scrape_seconds_sum", (), 1.0)))
 
 
-def test_second_value_of_a_gauge_is_not_added() -> None:
-    (family,) = merged(gauge("x", 1.0), gauge("x", 5.0))
+@pytest.mark.parametrize(("combine", "value"), [(Combine.SUM, 3.0), (Combine.MAX, 5.0), (Combine.MIN, -3.0)])
+def test_gauges_of_equal_labels_combine_as_their_files_say(combine: Combine, value: float) -> None:
+    (family,) = merged(*(gauge("x", number, combine) for number in (1.0, 5.0, -3.0)))
 
-    assert family.samples == (Sample("x", (), 1.0),)
+    assert family.samples == (Sample("x", (), value),)
+
+
+@pytest.mark.parametrize(("combine", "value"), [(Combine.MAX, -1.0), (Combine.MIN, 1.0)])
+def test_what_no_file_says_is_not_taken_for_zero(combine: Combine, value: float) -> None:
+    (family,) = merged(gauge("x", value, combine))
+
+    assert family.samples == (Sample("x", (), value),)
 
 
 def test_restricting_takes_family_names_whole_and_sample_names_alone() -> None:

@@ -12,6 +12,7 @@ from prometheus_client.mmap_dict import mmap_key
 
 from ebpf_userspace_exporter.web import metric_files
 from ebpf_userspace_exporter.web.metric_files import (
+    Combine,
     Entry,
     Kind,
     MetricFile,
@@ -185,13 +186,45 @@ def test_what_is_no_metric_file_costs_itself_alone(state_directory: Path, make: 
     assert good.name == "counter_good_2.db"
 
 
-@pytest.mark.parametrize("name", ["summary_x_1.db", "gauge_x_1.db", "x.db", "Counter_x.db", "counter_x\udcff.db"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "summary_x_1.db",
+        "gauge_x_1.db",
+        "gauge-max_x_1.db",
+        "gauge-avg_x_1.own",
+        "gauge-_x_1.own",
+        "counter-max_x_1.db",
+        "histogram-min_x_1.own",
+        "x.db",
+        "Counter_x.db",
+        "counter_x\udcff.db",
+    ],
+)
 def test_file_name_of_no_kind_is_unreadable(state_directory: Path, name: str) -> None:
     (state_directory / name).write_bytes(GOOD)
 
     (outcome,) = read_metric_files(state_directory)
 
     assert isinstance(outcome, UnreadableFile) == (not name.startswith("counter_"))
+
+
+@pytest.mark.parametrize(
+    ("name", "combine"), [("gauge", Combine.SUM), ("gauge-max", Combine.MAX), ("gauge-min", Combine.MIN)]
+)
+def test_how_gauges_combine_is_in_the_name_of_their_file(state_directory: Path, name: str, combine: Combine) -> None:
+    write_metric_file(state_directory / f"{name}_x-1_7.own", {("open", "open", (("pid", "7"),)): -2.0})
+
+    (file,) = read_metric_files(state_directory)
+
+    assert file == MetricFile(
+        f"{name}_x-1_7.own", Kind.GAUGE, (Entry("open", "open", (("pid", "7"),), "Help.", -2.0),), combine
+    )
+
+
+def test_a_gauge_that_is_not_a_number_is_an_error() -> None:
+    with pytest.raises(MetricFileError):
+        list(decode_entries(file_bytes(entry_bytes(key_of("open", "open"), math.nan)), Kind.GAUGE))
 
 
 def test_files_being_written_and_other_endings_are_passed_over(state_directory: Path) -> None:
@@ -211,14 +244,23 @@ def test_file_removed_after_listing_is_no_error(state_directory: Path) -> None:
     assert [first.name, *(outcome.name for outcome in outcomes)] == ["counter_a_1.db"]
 
 
-def test_own_files_come_first(state_directory: Path) -> None:
-    for name in ("counter_a_1.db", "counter_supervisor.own", "histogram_a_1.db", "gauge_supervisor.own"):
+def test_the_supervisors_files_come_first(state_directory: Path) -> None:
+    for name in (
+        "counter_a_1.db",
+        "counter_supervisor.own",
+        "gauge-max_a_1.own",
+        "gauge_a_1.own",
+        "histogram_a_1.db",
+        "gauge_supervisor.own",
+    ):
         (state_directory / name).write_bytes(file_bytes())
 
     assert [outcome.name for outcome in read_metric_files(state_directory)] == [
         "counter_supervisor.own",
         "gauge_supervisor.own",
         "counter_a_1.db",
+        "gauge-max_a_1.own",
+        "gauge_a_1.own",
         "histogram_a_1.db",
     ]
 
