@@ -9,7 +9,10 @@ class Symbols(Protocol):
     """Names addresses in the target's memory."""
 
     def name(self, address: int) -> str:
-        """Return `function+0x12`, or `libfoo.so+0x1234` where nothing is known but the file; never an error."""
+        """Return `function+0x12`, or `libfoo.so+0x1234` where nothing is known but the file.
+
+        LookupError where the process was gone before it could be looked at, and only then.
+        """
 
 
 @dataclass(frozen=True, slots=True)
