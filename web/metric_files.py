@@ -14,6 +14,8 @@ from enum import Enum
 from pathlib import Path
 from typing import assert_never
 
+from ebpf_userspace_exporter.web.open_files import OpenFile, open_files
+
 MAX_FILE_BYTES = 64 << 20
 MAX_KEY_BYTES = 64 << 10
 
@@ -24,7 +26,6 @@ _METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 # `.db` is for everybody, stock collectors included; `.own` holds what those would spoil: gauges and own metrics.
 _FILE_NAME = re.compile(r"(?P<kind>[a-z]+)(?:-(?P<combine>[a-z]+))?_.*\.(?P<ending>db|own)", re.DOTALL)
-_SUPERVISORS = "_supervisor.own"
 
 
 class Kind(Enum):
@@ -82,45 +83,29 @@ def read_metric_files(state_directory: Path) -> Iterator[MetricFile | Unreadable
 
     A directory that cannot be read is yielded as one unreadable file.
     """
-    try:
-        directory = os.open(state_directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        yield UnreadableFile(str(state_directory), str(error.strerror))
-        return
-    try:
-        # The supervisor's own first: where two files claim one name, the first has it, and own names are reserved.
-        names = os.listdir(directory)  # noqa: PTH208 - of the directory that is open, whatever its path names by now
-        for name in sorted(names, key=lambda name: (not name.endswith(_SUPERVISORS), name)):
-            if not name.endswith((".db", ".own")):
-                continue
+    with contextlib.ExitStack() as stack:
+        try:
+            files = stack.enter_context(open_files(state_directory))
+        except OSError as error:
+            yield UnreadableFile(str(state_directory), str(error.strerror))
+            return
+        for file in files:
             try:
-                yield _read_file(name, directory)
-            except FileNotFoundError:
-                # The supervisor removes a target's files when its grace is over. One that went between
-                # listing and opening held series that have ended: nothing is missing from this scrape.
-                continue
+                yield _read_file(file)
             except MetricFileError as error:
-                yield UnreadableFile(name, str(error))
+                yield UnreadableFile(file.name, str(error))
             except OSError as error:
-                yield UnreadableFile(name, str(error.strerror))
-    finally:
-        os.close(directory)
+                yield UnreadableFile(file.name, str(error.strerror))
 
 
-def _read_file(name: str, directory: int) -> MetricFile:
-    kind, combine = _kind_of(name)
-    # O_NONBLOCK: opening a FIFO of that name would otherwise wait for a writer for ever.
-    try:
-        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise MetricFileError("not a regular file") from error
-        raise
-    try:
-        raw = _read_all(file)
-    finally:
-        os.close(file)
-    return MetricFile(name, kind, tuple(decode_entries(raw, kind)), combine)
+def _read_file(file: OpenFile) -> MetricFile:
+    kind, combine = _kind_of(file.name)
+    if file.error is not None:
+        if file.error.errno in (errno.ELOOP, errno.ENXIO):
+            raise MetricFileError("not a regular file") from file.error
+        raise file.error
+    raw = _read_all(file.descriptor)
+    return MetricFile(file.name, kind, tuple(decode_entries(raw, kind)), combine)
 
 
 def _kind_of(name: str) -> tuple[Kind, Combine]:
