@@ -2,23 +2,12 @@
 
 from collections.abc import Mapping
 
-from ebpf_userspace_exporter.config.decoders import DECODER_SIZES
+from ebpf_userspace_exporter.config.decoders import DECODER_SIZES, KERNEL_ONLY
 from ebpf_userspace_exporter.config.errors import KeyPath, quote, suggestion_or_list
 from ebpf_userspace_exporter.config.findings import Findings
 from ebpf_userspace_exporter.config.model import Decoder, Label
 from ebpf_userspace_exporter.config.names import C_IDENTIFIER
 from ebpf_userspace_exporter.config.patterns import pattern_problem
-
-_PCI = "is about PCI devices, which only the kernel sees"
-# ebpf_exporter's decoders that have no meaning here.
-KERNEL_DECODERS: Mapping[str, str] = {
-    "ksym": "is about the kernel; in user space: usym",
-    "kstack": "is about the kernel; in user space: ustack",
-    "pci_vendor": _PCI,
-    "pci_device": _PCI,
-    "pci_class": _PCI,
-    "pci_subclass": _PCI,
-}
 
 # The decoder that each option is for.
 _OPTIONS: Mapping[str, str] = {
@@ -39,8 +28,8 @@ def check_decoders(label: Label, path: KeyPath, findings: Findings) -> None:
     for index, decoder in enumerate(label.decoders):
         decoder_path = (*path, "decoders", index)
         name_path = (*decoder_path, "name")
-        if decoder.name in KERNEL_DECODERS:
-            findings.problem(name_path, f"{quote(decoder.name)} {KERNEL_DECODERS[decoder.name]}")
+        if decoder.name in KERNEL_ONLY:
+            findings.problem(name_path, f"{quote(decoder.name)} {KERNEL_ONLY[decoder.name]}")
             continue
         if decoder.name not in DECODER_SIZES:
             message = f"no decoder {quote(decoder.name)}{suggestion_or_list(decoder.name, DECODER_SIZES)}"
