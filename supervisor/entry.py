@@ -95,8 +95,15 @@ class Entry:
 
     @property
     def slot(self) -> Slot:
-        """The labels of its series."""
+        """Where its files are."""
         return self.target.slot
+
+    def enter(self, phase: Phase, now: float, *, deadline: float | None = None) -> None:
+        """Begin a phase; without a deadline of its own it has the one before's."""
+        if phase is not self.phase:
+            self.changed_at = now
+        self.phase = phase
+        self.deadline = self.deadline if deadline is None else deadline
 
     @property
     def state(self) -> str:

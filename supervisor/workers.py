@@ -210,7 +210,9 @@ class Workers:
             self._metrics.targets_missed.labels(name).inc()
             self._files.remove(target.slot)
             return
-        entry = Entry(target, definition.program, pidfd, now, is_aggregated=is_aggregated(definition.program))
+        entry = Entry(
+            target, definition.program, pidfd, now, is_aggregated=is_aggregated(definition.program), changed_at=now
+        )
         self.entries[target.slot] = entry
         self._budget.admit(target.slot)
         self._selector.register(pidfd, selectors.EVENT_READ, lambda _now: self._on_target_exit(entry))
@@ -257,14 +259,15 @@ class Workers:
         self._selector.register(worker.channel, selectors.EVENT_READ, lambda now: self._on_message(entry, now))
         self._by_pid[worker.pid] = entry
         if entry.phase is Phase.WAITING:
-            entry.phase, entry.deadline = Phase.STARTING, now + START_SECONDS
+            entry.enter(Phase.STARTING, now, deadline=now + START_SECONDS)
 
     def _relink(self, entry: Entry, target: Target, now: float) -> None:
         logger.info("target executed another program", program=target.slot.program, pid=target.slot.pid)
         self._builds.forget(entry.target)
         may_attach = entry.phase is Phase.STARTING
         entry.target, entry.discovered = target, now
-        entry.phase, entry.deadline, entry.retry_at = Phase.WAITING, now + LEAVE_SECONDS, now
+        entry.enter(Phase.WAITING, now, deadline=now + LEAVE_SECONDS)
+        entry.retry_at = now
         entry.attempts, entry.reason, entry.mapped_code = 0, None, None
         entry.worker = worker = self._detacher.last_to_close(entry, now)
         close_all(entry.holdings.links)
@@ -304,7 +307,8 @@ class Workers:
                 self._metrics.targets_missed.labels(entry.slot.program).inc()
             self._drop(entry, now, keep_files=False)
             return
-        entry.phase, entry.deadline, entry.attempts = Phase.FINISHING, now + FINISH_SECONDS, 0
+        entry.enter(Phase.FINISHING, now, deadline=now + FINISH_SECONDS)
+        entry.attempts = 0
         if entry.worker is None:
             self._fork_last_reader(entry, now)
         else:
@@ -430,7 +434,8 @@ class Workers:
             self._files.publish(entry.slot, entry.program, entry.generation)
             entry.continues_files = True
         if entry.phase is Phase.STARTING:
-            entry.phase, entry.reason = Phase.RUNNING, None
+            entry.enter(Phase.RUNNING, now)
+            entry.reason, entry.error = None, ""
             logger.info("attached", program=name, pid=pid, generation=entry.generation)
             self.has_changed = True
         if message.final:
@@ -449,7 +454,8 @@ class Workers:
             case Phase.RUNNING:
                 self._metrics.worker_restarts.labels(name, died).inc()
                 entry.attempts = 0 if now - worker.started > HEALTHY_SECONDS else entry.attempts + 1
-                entry.phase = Phase.WAITING
+                entry.enter(Phase.WAITING, now)
+                entry.error = f"worker ended ({ended})"
                 delay = min(MAX_RETRY_SECONDS, FIRST_RESTART_SECONDS * 2.0 ** max(0, entry.attempts - 1))
                 entry.retry_at = now + delay
                 logger.warning(
@@ -468,7 +474,7 @@ class Workers:
 
     def _fail(self, entry: Entry, error: AttachError, now: float) -> None:
         """Note why there is no worker, and when to try again, if that can help."""
-        entry.reason = error.reason
+        entry.reason, entry.error = error.reason, str(error)
         entry.attempts += 1
         self.has_changed = True
         if error.reason is not Reason.TARGET_CHANGED:
@@ -477,21 +483,22 @@ class Workers:
             return
         if error.reason in PERMANENT:
             self._builds.remember_failure(entry.target, error)
-            entry.phase, entry.deadline = Phase.FAILED, inf
+            entry.enter(Phase.FAILED, now, deadline=inf)
             self._end_series(entry)
-        elif error.reason in MISSING:
-            entry.phase, entry.deadline = Phase.WAITING, now + LEAVE_SECONDS
-            entry.retry_at = now + self._recheck_seconds(entry, now)
         else:
-            entry.phase, entry.deadline = Phase.WAITING, now + LEAVE_SECONDS
-            entry.retry_at = now + min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** (entry.attempts - 1))
+            entry.enter(Phase.WAITING, now, deadline=now + LEAVE_SECONDS)
+            entry.retry_at = now + (
+                self._recheck_seconds(entry, now)
+                if error.reason in MISSING
+                else min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** (entry.attempts - 1))
+            )
         if not entry.continues_files:
             self._files.remove(entry.slot)  # of whoever had the number before, or of another program that it was
 
     def _end(self, entry: Entry, now: float) -> None:
         """Let go of a target whose last values are in its files."""
         self._detacher.let_go(entry, now)
-        entry.phase, entry.deadline = Phase.EXITED, now + self._exit_grace
+        entry.enter(Phase.EXITED, now, deadline=now + self._exit_grace)
         self._files.remove_gauges(entry.slot)
         if entry.is_aggregated:
             self._retire(entry)
