@@ -18,6 +18,7 @@ _COMBINED: Mapping[Combine, Callable[[int, int], int]] = {
     Combine.MAX: max,
     Combine.MIN: min,
 }
+_OPPOSITE = {Combine.SUM: Combine.SUM, Combine.MAX: Combine.MIN, Combine.MIN: Combine.MAX}
 
 
 class GaugeRows(MetricRows):
@@ -26,7 +27,9 @@ class GaugeRows(MetricRows):
     def __init__(self, gauge: Gauge, labels: TargetLabels, ledger: Ledger, surroundings: Surroundings) -> None:
         super().__init__(gauge, labels, ledger, surroundings, series_labels=gauge.labels)
         self._multiplier = gauge.value_multiplier
-        self._combined = _COMBINED[gauge.combine]
+        # Numbers are combined, but the largest value is asked for: with a multiplier below 0 the smallest number.
+        combine = gauge.combine if gauge.value_multiplier > 0 else _OPPOSITE[gauge.combine]
+        self._combined = _COMBINED[combine]
         self._series_by_key: dict[bytes, Series | None] = {}
 
     def take(self, rows: Rows, tally: Tally) -> None:

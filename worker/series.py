@@ -46,7 +46,7 @@ class GaugeSeries(Series):
 
     def refresh_value(self) -> float:
         """Return the value to write."""
-        self.value = _finite(self.counted * self.multiplier)
+        self.value = _finite(self.counted * self.multiplier) + 0.0  # 0 times a number below 0 is -0.0
         return self.value
 
 

@@ -81,6 +81,14 @@ def test_rows_of_equal_labels_combine_as_configured(combine: Combine, value: flo
     assert read({b"\1b": 7}) == {"number:1,pid:7": 7}
 
 
+@pytest.mark.parametrize(("combine", "value"), [(Combine.SUM, -6), (Combine.MAX, -0.5), (Combine.MIN, -3.5)])
+def test_with_a_negative_multiplier_it_is_still_the_values_that_combine(combine: Combine, value: float) -> None:
+    read = Read(combine=combine, multiplier=-0.5)
+
+    assert read({b"a": 7, b"b": 1, b"c": 4}) == {"pid:7": value}
+    assert str(read({b"a": 0})["pid:7"]) == "0.0"
+
+
 def test_a_value_is_the_number_times_the_multiplier_and_may_be_negative() -> None:
     read = Read(NUMBER, multiplier=0.001, value_type=ValueType.S32, offset=4)
 
