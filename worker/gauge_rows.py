@@ -45,7 +45,8 @@ class GaugeRows(MetricRows):
             if series.counted != number:
                 series.counted = number
                 self._ledger.changed.add(series)
-        gone = {series for series in known.values() if series is not None} - numbers.keys()
+        missing = map(known.get, known.keys() - self._series_by_key.keys())
+        gone = {series for series in missing if series is not None and series not in numbers}
         if gone:
             self._ledger.forget(gone)
 
