@@ -128,10 +128,10 @@ def bpf_charged(command: Command, attributes: ctypes.Structure) -> int:
     return bpf(command, attributes)
 
 
-def perf_event_open(event: PerfEvent, pid: int) -> int:
-    """Return the descriptor of `event`, on any CPU, for the process `pid`."""
-    any_cpu, no_group = -1, -1
-    return system_call(_numbers()[1], ctypes.addressof(event), pid, any_cpu, no_group, _PERF_FLAG_FD_CLOEXEC)
+def perf_event_open(event: PerfEvent, pid: int, cpu: int = -1) -> int:
+    """Return the descriptor of `event` for the process `pid` on one CPU; -1 for either is any."""
+    no_group = -1
+    return system_call(_numbers()[1], ctypes.addressof(event), pid, cpu, no_group, _PERF_FLAG_FD_CLOEXEC)
 
 
 def object_name(name: str) -> bytes:
