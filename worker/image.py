@@ -72,7 +72,7 @@ class Function:
 class Image:
     """A compiled program and where it goes."""
 
-    functions: Annotated[tuple[Function, ...], Field(max_length=256)]
+    functions: Annotated[tuple[Function, ...], Field(max_length=250)]  # as the maps
     maps: Annotated[tuple[MapShape, ...], Field(max_length=250)]  # they are handed over in one message (SCM_MAX_FD)
     files: Annotated[tuple[ProbedFile, ...], Field(max_length=64)]
     probes: Annotated[tuple[Probe, ...], Field(max_length=4096)]

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ebpf_userspace_exporter.config.model import Counter, Histogram, Program
-from ebpf_userspace_exporter.worker.bpf.maps import READABLE_KINDS, MapKind
+from ebpf_userspace_exporter.config.model import Program
+from ebpf_userspace_exporter.worker.bpf.maps import EVENT_KINDS, MapKind
+from ebpf_userspace_exporter.worker.build.lost_events import counting_code, lost_table
+from ebpf_userspace_exporter.worker.build.table_checks import check_metrics
 from ebpf_userspace_exporter.worker.image import Function, MapShape
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
 
@@ -35,11 +37,14 @@ def compile_program(program: Program, argument_texts: Iterable[str], needed: Ite
     """
     if "BPF_TABLE_PINNED" in program.code:
         raise AttachError(Reason.MAP_TYPE, "BPF_TABLE_PINNED: a map that is shared by a file is not supported")
+    counting, code = counting_code(program.code)
     # The line directive lets diagnostics count lines from the first one of the config's `code`.
-    text = "\n".join([*argument_texts, '#line 1 "code"', program.code])
+    text = "\n".join([*argument_texts, counting, '#line 1 "code"', code])
     module = _compile(text, program.cflags)
     maps = _map_shapes(module)
-    _check_metrics(program, maps)
+    if counting:
+        _check_event_tables(maps)
+    check_metrics(program, maps)
     descriptors = {shape.built_fd for shape in maps}
     functions = tuple(_function(module, name, descriptors) for name in dict.fromkeys(needed))
     return Compiled(functions, maps)
@@ -92,42 +97,15 @@ def _map_shape(name: str, fd: int) -> MapShape:
     return shape
 
 
-def _check_metrics(program: Program, maps: tuple[MapShape, ...]) -> None:
+def _check_event_tables(maps: Iterable[MapShape]) -> None:
+    """Refuse an event table that was declared unseen: what it loses would be added to another table's number."""
     shapes = {shape.name: shape for shape in maps}
-    metrics: list[Counter | Histogram] = [*program.metrics.counters, *program.metrics.histograms]
-    for metric in metrics:
-        shape = shapes.get(metric.table)
-        if shape is None:
-            near = difflib.get_close_matches(metric.table, shapes, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(shapes)) or 'none'}"
+    for shape in shapes.values():
+        if shape.kind in EVENT_KINDS and lost_table(shape.name) not in shapes:
             raise AttachError(
-                Reason.UNKNOWN_TABLE, f"metric {metric.name}: the code has no table {metric.table}; {hint}"
+                Reason.MAP_TYPE,
+                f"table {shape.name}: declare it in the code itself, with BPF_PERF_OUTPUT or BPF_RINGBUF_OUTPUT",
             )
-        _check_table(metric, shape)
-
-
-def _check_table(metric: Counter | Histogram, shape: MapShape) -> None:
-    if shape.kind not in READABLE_KINDS:
-        raise AttachError(
-            Reason.MAP_TYPE,
-            f"metric {metric.name}: table {shape.name} is of the kind {MapKind(shape.kind).name}, expected one of "
-            + ", ".join(kind.name for kind in sorted(READABLE_KINDS)),
-        )
-    if shape.leaf_bytes not in (1, 2, 4) and shape.leaf_bytes < 8:
-        raise AttachError(
-            Reason.MAP_TYPE,
-            f"metric {metric.name}: values of table {shape.name} have {shape.leaf_bytes} bytes, expected 1, 2, 4 or 8",
-        )
-    labels_bytes = sum(label.size + label.padding for label in metric.labels)
-    if metric.labels and labels_bytes != shape.key_bytes:
-        sizes = ", ".join(
-            f"{label.name} {label.size}" + (f"+{label.padding}" if label.padding else "") for label in metric.labels
-        )
-        raise AttachError(
-            Reason.KEY_SIZE,
-            f"metric {metric.name}: labels have {labels_bytes} bytes ({sizes}), "
-            f"the key of table {shape.name} has {shape.key_bytes}",
-        )
 
 
 def _function(module: Any, name: str, descriptors: set[int]) -> Function:
