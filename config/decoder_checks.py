@@ -29,7 +29,7 @@ def check_decoders(label: Label, path: KeyPath, findings: Findings) -> None:
         decoder_path = (*path, "decoders", index)
         name_path = (*decoder_path, "name")
         if decoder.name in KERNEL_ONLY:
-            findings.problem(name_path, f"{quote(decoder.name)} {KERNEL_ONLY[decoder.name]}")
+            findings.problem(name_path, f"no decoder {quote(decoder.name)}: it {KERNEL_ONLY[decoder.name]}")
             continue
         if decoder.name not in DECODER_SIZES:
             message = f"no decoder {quote(decoder.name)}{suggestion_or_list(decoder.name, DECODER_SIZES)}"

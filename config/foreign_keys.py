@@ -14,3 +14,6 @@ FOREIGN_KEYS: Mapping[str, str] = {
     "flush_interval": _UNFLUSHED,
     "perf_map_flush_duration": _UNFLUSHED,
 }
+
+# The keys that take their place: what those miss is not told as well.
+MEANT: Mapping[str, str] = {"metrics": "programs", "tracing": "programs", "perf_map": "table"}

@@ -39,7 +39,7 @@ def _check_names(metric: Counter | Gauge | Histogram, path: KeyPath, findings: F
 
 def _check_value(metric: Counter | Gauge, path: KeyPath, findings: Findings) -> None:
     multiplier = metric.value_multiplier
-    if multiplier < 0 and isinstance(metric, Counter):
+    if multiplier <= 0 and isinstance(metric, Counter):
         message = f"expected a number above 0, as a counter never falls, got {multiplier:g}"
         findings.problem((*path, "value_multiplier"), message)
     elif multiplier == 0:

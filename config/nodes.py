@@ -154,10 +154,11 @@ class _Reader:
         """Yield keys with values, each key once, own keys before merged ones."""
         seen: dict[str, ScalarNode] = {}
         for key, value in node.value:
+            if isinstance(key, ScalarNode) and _HALF.search(key.value):
+                self._report(key, path, f"the key {quote(key.value)} holds half a character, which is no text")
+                key.value = _HALF.sub("\ufffd", key.value)
             if not isinstance(key, ScalarNode):
                 self._report(key, path, "a key is a list or a mapping; expected text")
-            elif _HALF.search(key.value):
-                self._report(key, path, f"the key {quote(key.value)} holds half a character; expected text")
             elif key.tag != _MERGE:
                 if key.value in seen:
                     message = f"duplicate key, first in line {_line(seen[key.value])}"

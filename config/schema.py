@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from ebpf_userspace_exporter.config.errors import KeyPath, did_you_mean, quote, suggestion, suggestion_or_list
-from ebpf_userspace_exporter.config.foreign_keys import FOREIGN_KEYS
+from ebpf_userspace_exporter.config.foreign_keys import FOREIGN_KEYS, MEANT
 from ebpf_userspace_exporter.config.model import Config
 from ebpf_userspace_exporter.config.nodes import Value
 from ebpf_userspace_exporter.config.selector import ONE_OR_LIST
@@ -129,7 +129,7 @@ def _translate(value: Value, details: list[ErrorDetails]) -> tuple[list[tuple[Ke
 def _unknown(key: str, fields: list[str]) -> tuple[str, str | None]:
     """Return what to say of a key that is none of the fields, and which of them was meant."""
     if key in FOREIGN_KEYS:
-        return FOREIGN_KEYS[key], "programs" if key == "metrics" else None
+        return FOREIGN_KEYS[key], MEANT.get(key)
     return f"unknown key{suggestion_or_list(key, fields)}", did_you_mean(key, fields)
 
 
@@ -159,7 +159,8 @@ def _message(detail: ErrorDetails) -> str:
             return f"expected less than {context['lt']}, got {got}"
         case "enum":
             choices = str(context["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
-            return f"expected one of {', '.join(choices)}, got {got}{suggestion(str(detail['input']), choices)}"
+            meant = suggestion(detail["input"], choices) if isinstance(detail["input"], str) else ""
+            return f"expected one of {', '.join(choices)}, got {got}{meant}"
         case _:
             return f"{detail['msg']}, got {got}"
 

@@ -27,10 +27,12 @@ def check_target_labels(program: Program, path: KeyPath, findings: Findings) -> 
         used.update(dict.fromkeys(_groups_used(text, label_path, findings), label_path))
     if not (findings.is_flawless((*path, "attachment")) and findings.is_flawless((*path, "target_labels"))):
         return labels  # what groups there are, or which of them the templates use, is not known
-    for name, label_path in used.items():
-        if name not in groups:
-            message = f"no pattern of attachment.cmdline has a group {quote(name)}{suggestion(name, groups)}"
-            findings.problem(label_path, message)
+    unknown = [name for name in used if name not in groups]
+    for name in unknown:
+        message = f"no pattern of attachment.cmdline has a group {quote(name)}{suggestion(name, groups)}"
+        findings.problem(used[name], message)
+    if unknown:
+        return labels
     own = {name: group_path for name, group_path in groups.items() if name not in used}
     for name, group_path in own.items():
         _check_group(name, group_path, labels, findings, is_le_taken=bool(program.metrics.histograms))
@@ -45,7 +47,7 @@ def _groups_used(text: str, path: KeyPath, findings: Findings) -> Iterator[str]:
     try:
         fields = parse_template(text).fields
     except TemplateError as error:
-        findings.problem(path, f"{error}, got {quote(text)}")
+        findings.problem(path, str(error))
         return
     for field in fields:
         kind, dot, name = field.partition(".")

@@ -55,7 +55,7 @@ def parse_template(text: str) -> Template:
             if field is None:
                 continue
             if conversion or specification:
-                raise TemplateError(f"expected the field {quote(field)} alone, without a format")
+                raise TemplateError(f"expected {quote(field)} without a format, got {quote(text)}")
             if field not in FIELDS and not _GROUP.fullmatch(field) and not _VARIABLE.fullmatch(field):
                 known = f"; expected one of {', '.join(FIELDS)}, cmdline.GROUP, environ.NAME"
                 raise TemplateError(f"no field {quote(field)}{suggestion(field, FIELDS) or known}")
@@ -64,7 +64,7 @@ def parse_template(text: str) -> Template:
     except TemplateError:
         raise
     except ValueError as error:
-        raise TemplateError(f"{error}; a brace is written twice") from error
+        raise TemplateError(f"expected fields in pairs of braces, a brace itself twice, got {quote(text)}") from error
     return Template(tuple(texts), tuple(fields))
 
 

@@ -156,6 +156,69 @@ import pytest
             ],
             id="list as a key",
         ),
+        pytest.param(
+            ("metrics:\n  counters:\n    - name: timers\n      help: x\n      labels: []\n"),
+            [
+                (
+                    ':1: metrics: belongs to a program: expected "programs:" and a list, each program with its code '
+                    "and metrics"
+                ),
+            ],
+            id="newer layout of ebpf_exporter",
+        ),
+        pytest.param(
+            ("tracing:\n  spans: []\n"),
+            [
+                ":1: tracing: is not supported: only metrics are made",
+            ],
+            id="tracing of ebpf_exporter",
+        ),
+        pytest.param(
+            ("programs: []\ncgroup_id_map: {name: x}\n"),
+            [
+                ":1: programs: is empty; expected a list of programs",
+                (
+                    ':2: cgroup_id_map: is not supported; the fields "{cgroup}" and "{container_id}" of '
+                    "target_labels need none"
+                ),
+            ],
+            id="cgroup map of ebpf_exporter",
+        ),
+        pytest.param(
+            ('programs:\n  - name: "\\ud800"\n    usdt: {a: b}\n    attachment: {exe: /a}\n    code: x\n'),
+            [
+                ":2: programs[0].name: holds half a character (U+D800 to U+DFFF), which is no text",
+            ],
+            id="half a character",
+        ),
+        pytest.param(
+            ('programs:\n  - name: x\n    usdt: {"a\\udfff": b}\n    attachment: {exe: /a}\n    code: x\n'),
+            [
+                ':3: programs[0].usdt: the key "a\\udfff" holds half a character, which is no text',
+            ],
+            id="key with half a character",
+        ),
+        pytest.param(
+            ('programs:\n  - name: x\n    usdt: {a: b}\n    attachment: {exe: /a}\n    code: "x\\0"\n'),
+            [
+                ":5: programs[0].code: holds a NUL; expected the program in BPF C",
+            ],
+            id="code with a NUL",
+        ),
+        pytest.param(
+            (
+                "programs:\n"
+                "  - name: x\n"
+                "    usdt: {a: b}\n"
+                "    attachment: {exe: /a}\n"
+                "    cflags: [-O2, '']\n"
+                "    code: x\n"
+            ),
+            [
+                ':5: programs[0].cflags[1]: expected an option for clang, got ""',
+            ],
+            id="empty flag of clang",
+        ),
     ],
 )
 def test_a_file_that_is_no_config_is_refused_with_one_line_per_problem(

@@ -196,6 +196,52 @@ import pytest
             ],
             id="name of an own metric's family as a histogram",
         ),
+        pytest.param(
+            "    uprobes:\n",
+            "    target_labels: {le: x}\n    uprobes:\n",
+            [
+                ':16: programs[0].target_labels.le: "le" is taken: a histogram has the upper bound in it',
+            ],
+            id="target label le",
+        ),
+        pytest.param(
+            "{binary_name: redis-server}",
+            "{cmdline: '(?P<le>x)'}",
+            [
+                (
+                    ':18: programs[0].attachment.cmdline: a named group becomes a label: "le" is taken: a histogram '
+                    "has the upper bound in it"
+                ),
+            ],
+            id="named group le",
+        ),
+        pytest.param(
+            "            - name: bucket\n",
+            "            - name: cpu\n            - name: bucket\n",
+            [
+                (
+                    ':12: programs[0].metrics.histograms[0].labels[0]: "cpu" without a size splits a per-CPU map, '
+                    "which is not done for histograms; expected a size"
+                ),
+            ],
+            id="histogram by CPU",
+        ),
+        pytest.param(
+            "bucket_max: 31",
+            "bucket_max: [31]",
+            [
+                ":10: programs[0].metrics.histograms[0].bucket_max: expected a whole number, got a list",
+            ],
+            id="bucket_max that is a list",
+        ),
+        pytest.param(
+            "bucket_max: 31",
+            "bucket_max: 31\n          value_type: u64",
+            [
+                (':11: programs[0].metrics.histograms[0].value_type: unknown key; did you mean "bucket_type"?'),
+            ],
+            id="value_type of a histogram",
+        ),
     ],
 )
 def test_a_broken_histogram_is_named_with_line_and_key_path(

@@ -158,17 +158,6 @@ import pytest
             id="unknown decoder",
         ),
         pytest.param(
-            "name: uint",
-            "name: ksym",
-            [
-                (
-                    ':12: programs[0].metrics.counters[0].labels[0].decoders[0].name: "ksym" is about the kernel; '
-                    "in user space: usym"
-                ),
-            ],
-            id="decoder of the kernel",
-        ),
-        pytest.param(
             "size: 8",
             "size: 3",
             [
