@@ -10,7 +10,6 @@ from typing import assert_never
 
 import structlog
 
-from ebpf_userspace_exporter.config.target_labels import is_aggregated
 from ebpf_userspace_exporter.supervisor import children
 from ebpf_userspace_exporter.supervisor.builds import Builds
 from ebpf_userspace_exporter.supervisor.channels import hear, tell
@@ -28,16 +27,13 @@ from ebpf_userspace_exporter.supervisor.entry import (
     Phase,
     Worker,
 )
-from ebpf_userspace_exporter.supervisor.epoch import Epoch
 from ebpf_userspace_exporter.supervisor.failures import FailureLog
-from ebpf_userspace_exporter.supervisor.folding import Folding
 from ebpf_userspace_exporter.supervisor.forking import WorkerSettings, fork_error, fork_worker
 from ebpf_userspace_exporter.supervisor.matching import Definition
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
 from ebpf_userspace_exporter.supervisor.processes import read_process
 from ebpf_userspace_exporter.supervisor.reconcile import Action, Adopt, Drop, Finish, Kill, Ping, Relink, Start, Swap
-from ebpf_userspace_exporter.supervisor.series_budget import SeriesBudget
-from ebpf_userspace_exporter.supervisor.slot_files import SlotFiles
+from ebpf_userspace_exporter.supervisor.slot_series import SlotSeries
 from ebpf_userspace_exporter.supervisor.targets import Slot, Target
 from ebpf_userspace_exporter.worker.messages import (
     FINISH,
@@ -79,10 +75,8 @@ class Workers:
         self._exit_grace = surroundings.exit_grace
         self._rescan_interval = surroundings.rescan_interval
         self._worker_settings = settings = surroundings.worker_settings
-        self._epoch = Epoch(settings.state_dir, settings.group)
-        self._files = SlotFiles(settings.state_dir, self._epoch)
-        self.folding = Folding(self._files, settings.group)
-        self._budget = SeriesBudget()
+        self._series = SlotSeries(settings.state_dir, settings.group)
+        self.folding = self._series.folding
         self._builds = builds
         self._metrics = metrics
         self._failures = FailureLog(metrics)
@@ -118,7 +112,7 @@ class Workers:
         worker = entry.worker
         if worker is None or worker.asked_at is not None:
             return False
-        if not tell(worker, b"refresh %d %d" % (sequence, self._allowance(entry))):
+        if not tell(worker, b"refresh %d %d" % (sequence, self._series.allowance(entry))):
             return False
         worker.asked_at = now
         return True
@@ -127,7 +121,7 @@ class Workers:
         """Go on without a worker, or finish with one that was leaving; False if that child was neither."""
         departed = self._detacher.departures.on_exit(pid)
         if departed is not None:
-            self._files.remove_unpublished(departed.slot, departed.generation)
+            self._series.remove_unpublished(departed.slot, departed.generation)
             return True
         if self.folding.on_exit(pid, exit_code, now):
             return True
@@ -140,7 +134,7 @@ class Workers:
             return True  # a child that closed what was worth nothing, while the entry went on
         worker.is_reaped = True
         self._on_message(entry, now)
-        self._files.remove_unpublished(entry.slot, entry.generation)
+        self._series.remove_unpublished(entry.slot, entry.generation)
         if entry.worker is not worker:
             return True  # its last message has ended the entry's need of it
         self._detacher.hang_up(worker)
@@ -185,7 +179,7 @@ class Workers:
 
     def close(self) -> None:
         """Let go of what is open, when no child is left."""
-        self._epoch.close()
+        self._series.close()
 
     @property
     def is_empty(self) -> bool:
@@ -200,7 +194,7 @@ class Workers:
             pidfd = open_pidfd(pid)
         except AttachError as error:
             self._failures.note(target, error)
-            self._files.remove(target.slot)
+            self._series.remove(target.slot)
             return
         # Only now is it certain that the number is not somebody else's.
         seen = None if pidfd is None else read_process(pid)
@@ -208,13 +202,11 @@ class Workers:
             if pidfd is not None:
                 os.close(pidfd)
             self._metrics.targets_missed.labels(name).inc()
-            self._files.remove(target.slot)
+            self._series.remove(target.slot)
             return
-        entry = Entry(
-            target, definition.program, pidfd, now, is_aggregated=is_aggregated(definition.program), changed_at=now
-        )
+        entry = Entry(target, definition.program, pidfd, now, changed_at=now)
         self.entries[target.slot] = entry
-        self._budget.admit(target.slot)
+        self._series.begin(entry)
         self._selector.register(pidfd, selectors.EVENT_READ, lambda _now: self._on_target_exit(entry))
         self.has_changed = True
 
@@ -345,21 +337,8 @@ class Workers:
         self._detacher.let_go(entry, now)
         self._builds.forget(entry.target)
         del self.entries[entry.slot]
-        self._budget.give_back(entry.slot)
-        if entry.is_aggregated and entry.continues_files:
-            self._retire(entry)
-        elif not keep_files:
-            self._files.remove(entry.slot)
+        self._series.drop(entry, keep_files=keep_files)
         self.has_changed = True
-
-    def _retire(self, entry: Entry) -> None:
-        """Keep the totals of a target that others will not be told from, and leave its slot empty."""
-        self.folding.retire(entry.slot)
-        entry.continues_files = False
-
-    def _allowance(self, entry: Entry) -> int:
-        program = entry.program
-        return self._budget.allowance(entry.slot, program.max_series, self.folding.series(program.name))
 
     def _recheck_seconds(self, entry: Entry, now: float) -> float:
         """Return when to look whether it has what it lacks: often while it starts, as it maps most things then."""
@@ -431,8 +410,7 @@ class Workers:
         for text in message.warnings:
             logger.warning("rows left out", program=name, pid=pid, reason=text)
         if message.publish:
-            self._files.publish(entry.slot, entry.program, entry.generation)
-            entry.continues_files = True
+            self._series.publish(entry)
         if entry.phase is Phase.STARTING:
             entry.enter(Phase.RUNNING, now)
             entry.reason, entry.error = None, ""
@@ -493,29 +471,22 @@ class Workers:
                 else min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** (entry.attempts - 1))
             )
         if not entry.continues_files:
-            self._files.remove(entry.slot)  # of whoever had the number before, or of another program that it was
+            self._series.remove(entry.slot)  # of whoever had the number before, or of another program that it was
 
     def _end(self, entry: Entry, now: float) -> None:
         """Let go of a target whose last values are in its files."""
         self._detacher.let_go(entry, now)
         entry.enter(Phase.EXITED, now, deadline=now + self._exit_grace)
-        self._files.remove_gauges(entry.slot)
-        if entry.is_aggregated:
-            self._retire(entry)
+        if self._series.outlive(entry):
             entry.deadline, entry.served = now, True
         self.has_changed = True
         logger.info("detached", program=entry.slot.program, pid=entry.slot.pid, exited=entry.exited)
 
     def _end_series(self, entry: Entry) -> None:
-        """Begin from zero: what is counted from now on is not what its files hold.
-
-        Those stay until others replace them, or as totals of a target that is gone.
-        """
+        """Begin from zero: what is counted from now on is not what its files hold."""
         close_all(entry.holdings.maps)
         entry.holdings = Holdings()
-        if entry.is_aggregated and entry.continues_files:
-            self._retire(entry)
-        entry.continues_files = False
+        self._series.end(entry)
 
 
 def _name(slot: Slot) -> tuple[str, int]:
