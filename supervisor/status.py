@@ -74,7 +74,7 @@ def _target(entry: Entry, now: Moment) -> dict[str, object]:
         "pid": entry.slot.pid,
         "labels": dict(entry.target.labels),
         "state": entry.state,
-        "since": now.unix_at(entry.changed_at),
+        "since": now.unix_at(max(entry.changed_at, entry.discovered)),
         "attach_seconds": None if entry.attached_at is None else round(entry.attached_at - entry.discovered, 6),
         "generation": entry.generation,
         "reason": entry.reason,

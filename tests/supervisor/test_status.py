@@ -47,6 +47,10 @@ def test_a_target_has_its_labels_its_state_and_how_long_it_took_to_attach() -> N
     ]
 
 
+def test_a_target_that_has_never_changed_is_as_old_as_its_discovery() -> None:
+    assert status(entry("gc", 42))["targets"][0]["since"] == 1_700_000_000.0 - 100
+
+
 def test_a_failed_target_has_its_reason_and_the_whole_error() -> None:
     words = "code:1:2: error: expected ';'\n" * 100
     failed = entry("gc", 42, phase=Phase.FAILED, reason=Reason.COMPILE, error=words)

@@ -53,7 +53,7 @@ class _Location:
 def argument_text(probes: Sequence[UsdtProbe]) -> ArgumentText:
     """Return the functions that `bpf_usdt_readarg` calls in the one BPF function of these probes. In the builder."""
     function, machine = probes[0].function, probes[0].file.elf.machine
-    split = [_Location(note.location, _split(note.arguments), p.file) for p in probes for note in p.notes]
+    split = [_Location(note.location, split_arguments(note.arguments), p.file) for p in probes for note in p.notes]
     count = min(len(location.arguments) for location in split)
     rewritten = [
         replace(
@@ -91,7 +91,7 @@ def argument_text(probes: Sequence[UsdtProbe]) -> ArgumentText:
     return ArgumentText(text + _absent(probes, count), is_process_bound)
 
 
-def _split(arguments: str) -> tuple[str, ...]:
+def split_arguments(arguments: str) -> tuple[str, ...]:
     """Return the arguments of a note; arm64's `-4@[sp, 8]` holds a space."""
     return tuple(_ARGUMENT_START.split(arguments.strip())) if arguments.strip() else ()
 
