@@ -1,16 +1,14 @@
 """Good configs, and what of the file's text reaches the models."""
 
 import os
-import stat
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from ebpf_userspace_exporter.config.errors import ConfigError
-from ebpf_userspace_exporter.config.load import Loaded, load_config
+from ebpf_userspace_exporter.config.load import Loaded
 from ebpf_userspace_exporter.config.model import (
     BucketType,
+    Combine,
     Config,
     Counter,
     Decoder,
@@ -18,6 +16,7 @@ from ebpf_userspace_exporter.config.model import (
     Label,
     Metrics,
     Program,
+    ValueType,
 )
 from ebpf_userspace_exporter.config.selector import Selector, comm_of
 
@@ -207,6 +206,13 @@ def test_kernel_probes_are_ignored_with_one_warning(load: Load, counter_yaml: st
             "10: programs[0].metrics.histograms[0].bucket_keys: is not used by the bucket_type exp2",
             id="unused bucket_keys",
         ),
+        pytest.param(
+            "      histograms:",
+            "      gauges: [{name: a, table: t, value_offset: 8}]\n      histograms:",
+            "4: programs[0].metrics.gauges[0].value_offset: "
+            "without a value_type up to 8 bytes are read there, whatever they are",
+            id="value_offset without a value_type",
+        ),
     ],
 )
 def test_what_works_otherwise_than_it_looks_is_a_warning(
@@ -221,54 +227,40 @@ def test_a_comm_is_the_first_15_bytes_of_a_binary_name() -> None:
     assert os.fsencode(comm_of("fourteen-bytesé")) == b"fourteen-bytes\xc3"
 
 
-def test_a_file_that_is_no_file_is_one_line_and_never_waited_for(tmp_path: Path) -> None:
-    pipe, socket_like, dangling = tmp_path / "pipe", tmp_path / "loop", tmp_path / "dangling"
-    os.mkfifo(pipe)
-    socket_like.symlink_to(socket_like)
-    dangling.symlink_to(tmp_path / "nowhere")
-    (tmp_path / "latin1").write_bytes(b"programs:\n  - name: caf\xe9\n")
+def test_where_in_a_leaf_a_value_is_loads_as_written(load: Load, counter_yaml: str) -> None:
+    value = "value_type: s32\n          value_multiplier: 1e-9\n          value_offset: 0x10\n          labels:"
 
-    for path, message in (
-        (tmp_path / "missing.yaml", ": no such file"),
-        (dangling, ": no such file"),
-        (tmp_path, ": is a directory; expected a file"),
-        (pipe, ": is a pipe; expected a file"),
-        (Path("/dev/null"), ": is a device; expected a file"),
-        (socket_like, ": cannot be opened: Too many levels of symbolic links"),
-        (tmp_path / "latin1" / "x", ": cannot be opened: Not a directory"),
-        (tmp_path / "latin1", ":2: byte 0xe9 is not UTF-8"),
-    ):
-        with pytest.raises(ConfigError) as caught:
-            load_config(path, trusted=False)
-        assert str(caught.value) == f"{path}{message}"
+    counter = load(counter_yaml.replace("labels:", value)).config.programs[0].metrics.counters[0]
+
+    assert (counter.value_type, counter.value_multiplier, counter.value_offset) == (ValueType.S32, 1e-9, 16)
+    assert (ValueType.S32.size, ValueType.S32.is_signed, ValueType.U64.size, ValueType.U64.is_signed) == (
+        4,
+        True,
+        8,
+        False,
+    )
 
 
-def test_a_path_with_a_line_break_does_not_break_the_message(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        load_config(tmp_path / "a\nb", trusted=False)
+def test_a_gauge_may_be_multiplied_by_less_than_0(load: Load, counter_yaml: str) -> None:
+    text = counter_yaml.replace("counters:", "gauges:").replace(
+        "labels:", "combine: max\n          value_multiplier: -1\n          labels:"
+    )
 
-    assert str(caught.value) == f"{tmp_path}/a\\nb: no such file"
+    metrics = load(text).config.programs[0].metrics
 
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="drops root")
-def test_a_file_that_may_not_be_read_is_one_line(tmp_path: Path) -> None:
-    secret = tmp_path / "secret.yaml"
-    secret.touch(stat.S_IRUSR)
-    os.seteuid(65534)
-    try:
-        with pytest.raises(ConfigError) as caught:
-            load_config(secret, trusted=False)
-    finally:
-        os.seteuid(0)
-
-    assert str(caught.value) == f"{secret}: may not be read by user 65534"
+    assert (metrics.gauges[0].combine, metrics.gauges[0].value_multiplier) == (Combine.MAX, -1.0)
+    assert metrics.all == metrics.gauges
 
 
-def test_a_program_s_digest_changes_with_anything_about_it(load: Load, counter_yaml: str) -> None:
-    programs = [
-        load(counter_yaml.replace(old, new)).config.programs[0]
-        for old, new in (("", ""), ("size: 8", "size: 4"), ("return 0", "return 1"), ("gunicorn", "python3"))
-    ]
+def test_the_last_label_may_be_the_cpu_without_a_size(load: Load, counter_yaml: str) -> None:
+    text = counter_yaml.replace("    usdt:", "            - name: cpu\n    usdt:")
 
-    assert len({program.digest() for program in programs}) == 4
-    assert programs[0].digest() == load(counter_yaml).config.programs[0].digest()
+    labels = load(text).config.programs[0].metrics.counters[0].labels
+
+    assert [label.is_cpu for label in labels] == [False, True]
+
+
+def test_a_label_cpu_with_a_size_is_of_the_key(load: Load, counter_yaml: str) -> None:
+    [label] = load(counter_yaml.replace("name: gen", "name: cpu")).config.programs[0].metrics.counters[0].labels
+
+    assert not label.is_cpu

@@ -71,6 +71,36 @@ from ebpf_userspace_exporter.config.load import Loaded
             ],
             id="one name with other help and labels",
         ),
+        pytest.param(
+            "{gauges: [{name: gc_total, help: Collections, table: t}]}",
+            [
+                (
+                    ':20: programs[1].metrics.gauges[0].name: "gc_total" is a gauge here and a counter at '
+                    "programs[0].metrics.counters[0]"
+                ),
+            ],
+            id="gauge with the name of a counter",
+        ),
+        pytest.param(
+            "{gauges: [{name: gc, table: t}]}",
+            [
+                (
+                    ':20: programs[1].metrics.gauges[0].name: "gc" collides with the counter "gc_total" at '
+                    "programs[0].metrics.counters[0]: both use userspace_exporter_gc"
+                ),
+            ],
+            id="gauge with the name of a counter's family",
+        ),
+        pytest.param(
+            "{gauges: [{name: a, table: t}], counters: [{name: a, table: u}]}",
+            [
+                (
+                    ':20: programs[1].metrics.gauges[0].name: a second metric named "a" in one program, after '
+                    "programs[1].metrics.counters[0]"
+                ),
+            ],
+            id="counter and gauge of one name in a program",
+        ),
     ],
 )
 def test_metrics_that_cannot_be_exposed_together_are_refused(
@@ -107,3 +137,64 @@ def test_a_name_that_only_looks_like_another_metrics_is_free(
     metrics = "{counters: [{name: NAME, table: t}]}".replace("NAME", name)
 
     assert load(with_second_program(metrics)).warnings == ()
+
+
+def gauge_in_two_programs(first: str, second: str) -> str:
+    """Return a config where the keys of the gauge, and those of the program, differ as given."""
+    programs = ""
+    for name, keys in (("first", first), ("second", second)):
+        in_gauge, _, of_program = keys.partition("|")
+        programs += f"- name: {name}\n  metrics: {{gauges: [{{name: heap, table: t{in_gauge}}}]}}\n  usdt: {{a: b}}\n"
+        programs += f"  attachment: {{cmdline: '(?P<role>x)'}}\n{of_program}  code: x\n"
+    return f"programs:\n{programs}"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        pytest.param(
+            ", combine: max",
+            "",
+            [
+                (
+                    ':8: programs[1].metrics.gauges[0].combine: expected the combine that "heap" has at '
+                    "programs[0].metrics.gauges[0], max, got sum"
+                ),
+            ],
+            id="combine",
+        ),
+        pytest.param(
+            "",
+            "|  target_labels: {}\n",
+            [
+                (
+                    ':11: programs[1].target_labels: expected the target labels that "heap" has at '
+                    'programs[0].metrics.gauges[0], ("role", "pid"), got ("role")'
+                ),
+            ],
+            id="target labels",
+        ),
+        pytest.param(
+            "|  target_labels: {'{': x}\n",
+            "|  target_labels: [x]\n",
+            [
+                (
+                    ':6: programs[0].target_labels["{"]: expected a label\'s name of letters, digits and _ that starts '
+                    'with no digit, got "{"'
+                ),
+                ":12: programs[1].target_labels: expected a mapping, got a list",
+            ],
+            id="target labels that are broken",
+        ),
+    ],
+)
+def test_a_gauge_that_two_programs_have_differently_is_refused(
+    problems_of: Callable[[str], list[str]], first: str, second: str, expected: list[str]
+) -> None:
+    assert problems_of(gauge_in_two_programs(first, second)) == expected
+
+
+def test_values_of_one_metric_may_be_read_otherwise_in_another_program(load: Callable[[str], Loaded]) -> None:
+    text = gauge_in_two_programs(", value_type: s32, value_multiplier: -1", ", value_type: u64, value_offset: 8")
+
+    assert load(text).warnings == ()
