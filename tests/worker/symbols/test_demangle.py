@@ -118,6 +118,7 @@ def test_a_few_references_and_no_more_are_followed_here() -> None:
 
     assert demangler.demangle(bomb(6)).startswith("f(void (*)(int, int), ")
     assert demangler.demangle(bomb(7)) == bomb(7).decode()
+    assert demangler.demangle(b"_Z1fIJiiEEvDpT_") == "_Z1fIJiiEEvDpT_"  # one reference, repeated for each of a pack
 
 
 def test_without_the_library_names_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import random
 import re
+import struct
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ alias_of_it: nop; nop
     .size __alias, 2
     .size _alias, 2
     .size alias_of_it, 2
+    nop
     .type last, @function
 last: nop; nop
     .section .other, "ax"
@@ -71,10 +73,9 @@ def test_the_innermost_function_is_found_and_nothing_beyond_an_end(assembled: Pa
 
 
 def test_of_unknown_size_a_function_ends_with_the_next_one_or_with_its_section(assembled: Path, content: bytes) -> None:
-    names = names_from(SymbolTable(content), address_in(assembled, "unsized"), 9)
+    names = names_from(SymbolTable(content), address_in(assembled, "unsized"), 10)
 
-    assert names[:3] == ["unsized@0"] * 3
-    assert names[5:] == ["last@5"] * 2 + [None] * 2
+    assert names == ["unsized@0"] * 3 + ["alias_of_it@3"] * 2 + [None] + ["last@6"] * 2 + [None] * 2
 
 
 def test_of_several_names_the_plainest_is_taken(assembled: Path, content: bytes) -> None:
@@ -140,6 +141,17 @@ def test_the_number_of_functions_is_bounded(content: bytes, monkeypatch: pytest.
 
     with pytest.raises(ElfError, match="more than 6 functions"):
         SymbolTable(content)
+
+
+def test_a_name_behind_the_names_is_none(assembled: Path, content: bytes) -> None:
+    [size] = re.findall(r" \.strtab +STRTAB +\w+ \w+ (\w+)", run("readelf", "-SW", assembled))
+    outer = address_in(assembled, "outer")
+    symbol_at = content.rindex(struct.pack("<QQ", outer, 6)) - 8
+
+    damaged = content[:symbol_at] + struct.pack("<I", int(size, 16) + 1) + content[symbol_at + 4 :]
+
+    assert SymbolTable(content).function_at(outer) == (b"outer", outer)
+    assert SymbolTable(damaged).function_at(outer) is None
 
 
 def test_damaged_files_are_elf_errors_or_tables_that_answer(content: bytes) -> None:

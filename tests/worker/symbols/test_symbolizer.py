@@ -203,6 +203,20 @@ def test_after_the_exit_what_was_mapped_has_its_names(
     assert symbols.name(16) == "[unknown]"
 
 
+def test_nothing_is_forgotten_when_it_is_looked_at_after_the_exit(
+    mapper: Mapper, symbols: Symbolizer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ebpf_userspace_exporter.worker.symbols.address_space._MAX_PAST_RANGES", 0)
+    mapper.process.kill()
+    os.waitid(os.P_PID, mapper.pid, os.WEXITED | os.WNOWAIT)
+
+    clock.now += 1
+    assert symbols.name(PLACE - (1 << 20)) == "[anon]"
+    mapper.process.wait(timeout=20)
+    clock.now += 1
+    assert symbols.name(PLACE - (1 << 20) + 1) == "[anon]"
+
+
 def test_a_process_that_was_gone_at_the_beginning_has_no_names_at_all(symbolize: Symbolize) -> None:
     with subprocess.Popen(["true"]) as process:
         process.wait(timeout=20)
@@ -301,6 +315,25 @@ def test_tables_that_were_dropped_are_read_again(
         assert symbols.name(address) == expected(running, "app", address)
         assert len(symbols._tables) == 1
         assert symbols.name(shelf) == expected(running, "libshelf.so", shelf)
+
+
+def test_the_tables_that_were_used_last_are_kept(
+    compile_program: Compile, start: Start, symbolize: Symbolize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ebpf_userspace_exporter.worker.symbols.symbolizer._MAX_TABLES", 2)
+    running = start(compile_program("-pie", "-fPIE"))
+    symbols = symbolize(running.pid)
+    maps = Path(f"/proc/{running.pid}/maps").read_text()
+    [libc] = [int(start, 16) for start in re.findall(r"^(\w+)-\w+ r-x.*/libc\.so\.6$", maps, re.MULTILINE)]
+
+    symbols.name(running.reported["app"][0])
+    [app] = symbols._tables
+    symbols.name(running.reported["libshelf.so"][0])
+    symbols.name(running.reported["app"][1])
+    symbols.name(libc)
+
+    assert len(symbols._tables) == 2
+    assert app in symbols._tables
 
 
 STATIC = """
