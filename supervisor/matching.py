@@ -1,12 +1,18 @@
 """Which targets the config wants, given the processes there are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from ebpf_userspace_exporter.config.model import Program
-from ebpf_userspace_exporter.config.selector import Selector, comm_of
-from ebpf_userspace_exporter.supervisor.processes import Process, exec_mark, is_descendant
-from ebpf_userspace_exporter.supervisor.targets import ExecMark, Slot, Target
+from ebpf_userspace_exporter.config.selector import Selector
+from ebpf_userspace_exporter.config.target_labels import target_labels
+from ebpf_userspace_exporter.supervisor.processes import Process, descendants, exec_mark
+from ebpf_userspace_exporter.supervisor.selection.facts import Facts
+from ebpf_userspace_exporter.supervisor.selection.judge import Judge, Judgement, Wanted
+from ebpf_userspace_exporter.supervisor.selection.labels import Labels
+from ebpf_userspace_exporter.supervisor.selection.limits import within_limit
+from ebpf_userspace_exporter.supervisor.selection.observation import Observation, ReadFacts
+from ebpf_userspace_exporter.supervisor.targets import Slot, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,39 +28,86 @@ def definitions(programs: Sequence[Program]) -> dict[str, Definition]:
     return {program.name: Definition(program, program.digest()) for program in programs}
 
 
-def matches(attachment: Selector, process: Process) -> bool:
-    """Whether a program with this attachment goes to that process."""
-    return process.comm in map(comm_of, attachment.binary_name)
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the processes make of the config.
 
-
-def desired_targets(
-    wanted: Mapping[str, Definition], table: Mapping[int, Process], own_pid: int
-) -> tuple[dict[Slot, Target], set[Slot], set[Slot]]:
-    """Return the targets, and the slots of matching processes that are none: leader exited; exec mark unreadable.
-
-    That a mark cannot be read tells nothing: it is so in the midst of an exec, and just before the end.
-
-    Never among them: this process and whatever it has forked, which is builders, workers and the web.
+    `leaderless` and `unreadable` are the slots of matching processes that are no targets: the first thread has exited;
+    what is executed cannot be told, as in the midst of an exec, and just before the end. `left_out` is how many
+    targets more there would be without max_targets, of each program that has reached it.
     """
-    targets: dict[Slot, Target] = {}
-    leaderless: set[Slot] = set()
-    unreadable: set[Slot] = set()
-    marks: dict[int, ExecMark | None] = {}
-    for name, definition in wanted.items():
-        for process in table.values():
-            if process.is_dead or not matches(definition.program.attachment, process):
-                continue
-            if is_descendant(process.pid, own_pid, table):
-                continue
-            slot = Slot(name, process.pid)
+
+    targets: dict[Slot, Target]
+    leaderless: frozenset[Slot]
+    unreadable: frozenset[Slot]
+    left_out: Mapping[str, int]
+
+
+class Matcher:
+    """Remembers every process, so that a look at those that have not changed reads nothing about them."""
+
+    def __init__(
+        self,
+        programs: Mapping[str, Definition],
+        exclude: Sequence[Selector] = (),
+        *,
+        rescan_seconds: float,
+        read_facts: ReadFacts = Facts,
+    ) -> None:
+        self._rescan_seconds = rescan_seconds
+        self._read_facts = read_facts
+        self._judgements: dict[int, Judgement] = {}
+        self.define(programs, exclude)
+
+    def define(self, programs: Mapping[str, Definition], exclude: Sequence[Selector] = ()) -> None:
+        """Match other programs from now on; the labels that targets of the same programs have are kept."""
+        self._programs = {definition.digest: definition.program for definition in programs.values()}
+        wanted = {digest: Wanted(each.attachment, target_labels(each)) for digest, each in self._programs.items()}
+        self._judge = Judge(wanted, exclude, rescan_seconds=self._rescan_seconds)
+        self._judgements = {pid: judgement.outdated(wanted) for pid, judgement in self._judgements.items()}
+
+    def look(self, table: Mapping[int, Process], now: float, own_pid: int, known: Set[Slot] = frozenset()) -> Look:
+        """Return what the processes make of the config; `known` are the slots that have been taken up.
+
+        Nobody's target is `own_pid` or what it has forked, which is builders, workers and the web. `now` is in
+        seconds of the monotonic clock.
+        """
+        self._judge_all(table, now, descendants(own_pid, table))
+        candidates: dict[str, list[Target]] = {digest: [] for digest in self._programs}
+        leaderless, unreadable = set[Slot](), set[Slot]()
+        for digest, process, labels in self._matching(table):
+            slot = Slot(self._programs[digest].name, process.pid)
             if process.leader_exited:
                 leaderless.add(slot)
-                continue
-            if process.pid not in marks:
-                marks[process.pid] = exec_mark(process)
-            mark = marks[process.pid]
-            if mark is None:
+            elif (mark := exec_mark(process)) is None:
                 unreadable.add(slot)
             else:
-                targets[slot] = Target(slot, definition.digest, process.start_ticks, mark)
-    return targets, leaderless, unreadable
+                candidates[digest].append(Target(slot, digest, process.start_ticks, mark, labels))
+        targets: dict[Slot, Target] = {}
+        left_out: dict[str, int] = {}
+        for digest, program in self._programs.items():
+            taken = sum(slot.program == program.name for slot in known & (leaderless | unreadable))
+            kept = within_limit(candidates[digest], max(0, program.max_targets - taken), known)
+            targets.update((target.slot, target) for target in kept)
+            if len(kept) < len(candidates[digest]):
+                left_out[program.name] = len(candidates[digest]) - len(kept)
+        return Look(targets, frozenset(leaderless), frozenset(unreadable), left_out)
+
+    def _judge_all(self, table: Mapping[int, Process], now: float, own: Set[int]) -> None:
+        observation = Observation(table, now, self._read_facts)
+        judgements: dict[int, Judgement] = {}
+        for pid, process in table.items():
+            if process.is_dead or pid in own:
+                continue
+            judgement = self._judgements.get(pid)
+            if judgement is None or not judgement.holds(process, now):
+                judgement = self._judge.judge(process, judgement, observation, now)
+            judgements[pid] = judgement
+        self._judgements = judgements
+
+    def _matching(self, table: Mapping[int, Process]) -> Iterator[tuple[str, Process, Labels]]:
+        """Yield a program's digest, a process that it matches, and the labels."""
+        for pid, judgement in self._judgements.items():
+            if not judgement.is_excluded:
+                for digest in judgement.matched & self._programs.keys():
+                    yield digest, table[pid], judgement.labels[digest]

@@ -8,6 +8,8 @@ import psutil
 
 from ebpf_userspace_exporter.supervisor.targets import ExecMark
 
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
 
 @dataclass(frozen=True, slots=True)
 class Process:
@@ -82,15 +84,19 @@ def exec_mark(process: Process) -> ExecMark | None:
     return ExecMark(process.start_stack, process.arg_start, exe.st_dev, exe.st_ino)
 
 
-def is_descendant(pid: int, ancestor: int, table: Mapping[int, Process]) -> bool:
-    """Whether `pid` is `ancestor` or was forked, through any number of parents, by it."""
-    seen: set[int] = set()
-    while pid not in seen:
-        if pid == ancestor:
-            return True
-        seen.add(pid)
-        process = table.get(pid)
-        if process is None:
-            return False
-        pid = process.ppid
-    return False
+def age_seconds(process: Process, uptime: float) -> float:
+    """Return for how long the process has been running; `uptime` is in seconds of CLOCK_BOOTTIME."""
+    return uptime - process.start_ticks / _TICKS_PER_SECOND
+
+
+def descendants(ancestor: int, table: Mapping[int, Process]) -> set[int]:
+    """Return the pids of `ancestor` and of whatever was forked, through any number of parents, by it."""
+    children: dict[int, list[int]] = {}
+    for process in table.values():
+        children.setdefault(process.ppid, []).append(process.pid)
+    found, unseen = {ancestor}, [ancestor]
+    while unseen:
+        new = [pid for pid in children.get(unseen.pop(), ()) if pid not in found]  # circles: pids are used again
+        found.update(new)
+        unseen += new
+    return found

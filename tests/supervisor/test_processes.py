@@ -9,8 +9,9 @@ import time
 import pytest
 
 from ebpf_userspace_exporter.supervisor.processes import (
+    age_seconds,
+    descendants,
     exec_mark,
-    is_descendant,
     parse_stat,
     process_table,
     read_process,
@@ -114,12 +115,31 @@ def test_descendants_are_found_through_any_number_of_parents() -> None:
         assert child.stdout is not None
         grandchild = int(child.stdout.readline())
         table = process_table()
-        assert is_descendant(grandchild, os.getpid(), table)
-        assert is_descendant(os.getpid(), os.getpid(), table)
-        assert not is_descendant(os.getpid(), grandchild, table)
+        assert descendants(os.getpid(), table) >= {os.getpid(), child.pid, grandchild}
+        assert descendants(grandchild, table) == {grandchild}
     finally:
         os.kill(grandchild, 9)
         child.communicate()
+
+
+def test_parents_in_a_circle_end_the_search_for_descendants() -> None:
+    """A table that was read while pids were reused can hold that."""
+    first, second = (parse_stat(pid, b"%d (x) S %d" % (pid, ppid) + STAT[3:]) for pid, ppid in ((5, 6), (6, 5)))
+
+    assert descendants(5, {5: first, 6: second}) == {5, 6}
+
+
+def test_age_is_told_by_a_clock_that_nobody_sets() -> None:
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        process = read_process(child.pid)
+        assert process is not None
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        assert -0.02 < age_seconds(process, now) < now - before + 0.02  # ticks are of 10 ms
+    finally:
+        child.kill()
+        child.wait()
 
 
 def _until(condition: "object") -> None:
