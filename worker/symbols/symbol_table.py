@@ -6,7 +6,6 @@ from itertools import islice
 
 from ebpf_userspace_exporter.worker.elf import Content, Elf, ElfError
 
-_MAX_FUNCTIONS = 1 << 20
 _MAX_CODE_SPANS = 64
 _MAX_NAME_BYTES = 4096
 _MAX_ENCLOSING = 16
@@ -14,16 +13,17 @@ _MAX_ADDRESS = (1 << 64) - 1
 
 
 class SymbolTable:
-    """Says which function of a file an address is in; `content` must outlive this. ElfError for a file that lies.
+    """Says which function of a file an address is in; `content` must outlive this.
 
+    ElfError for a file that lies, or has more than `max_functions`.
     The addresses are virtual ones, as linked: those that nm shows and addr2line takes.
     """
 
-    def __init__(self, content: Content) -> None:
+    def __init__(self, content: Content, max_functions: int) -> None:
         elf = Elf(content)
         self._content = content
         self._spans = tuple(islice(elf.code_spans(), _MAX_CODE_SPANS))
-        self._starts, self._ends, self._names = _sorted_functions(elf)
+        self._starts, self._ends, self._names = _sorted_functions(elf, max_functions)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -61,12 +61,12 @@ class SymbolTable:
         return self._content[at : at + _MAX_NAME_BYTES].partition(b"\0")[0].partition(b"@")[0]
 
 
-def _sorted_functions(elf: Elf) -> "tuple[array[int], array[int], array[int]]":
+def _sorted_functions(elf: Elf, max_functions: int) -> "tuple[array[int], array[int], array[int]]":
     """Return starts, ends and places of names; a function of unknown size ends where the next one starts."""
     starts, sizes, limits, names = (array("Q") for _ in range(4))
     for address, size, section_end, name_at in elf.functions():
-        if len(starts) == _MAX_FUNCTIONS:
-            raise ElfError(f"more than {_MAX_FUNCTIONS} functions")
+        if len(starts) == max_functions:
+            raise ElfError(f"more than {max_functions} functions")
         starts.append(address)
         sizes.append(size)
         limits.append(section_end)

@@ -79,22 +79,24 @@ class Symbolizer:
         return f"{code.name}+{linked:#x}"
 
     def _table(self, mapped: MappedFile) -> SymbolTable | None:
-        """Return the file's functions, None if it has none that can be read; the last used of them are kept."""
+        """Return the file's functions, None if it has none that can be read; those used last are kept.
+
+        What does not fit beside them has none: reading large tables again and again would take seconds each time.
+        """
         content = self._space.content(mapped)
         if content is None:
             return None
         if content not in self._tables:
-            self._tables[content] = _read_table(content)
+            while len(self._tables) >= _MAX_TABLES:
+                self._tables.popitem(last=False)
+            kept = sum(len(table) for table in self._tables.values() if table is not None)
+            self._tables[content] = _read_table(content, _MAX_FUNCTIONS - kept)
         self._tables.move_to_end(content)
-        while len(self._tables) > 1 and (
-            len(self._tables) > _MAX_TABLES or sum(map(len, filter(None, self._tables.values()))) > _MAX_FUNCTIONS
-        ):
-            self._tables.popitem(last=False)
         return self._tables[content]
 
 
-def _read_table(content: FileBytes) -> SymbolTable | None:
+def _read_table(content: FileBytes, max_functions: int) -> SymbolTable | None:
     try:
-        return SymbolTable(content)
+        return SymbolTable(content, max_functions)
     except ElfError:
         return None

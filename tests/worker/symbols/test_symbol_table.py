@@ -12,6 +12,8 @@ from ebpf_userspace_exporter.worker.elf import ElfError
 from ebpf_userspace_exporter.worker.symbols.symbol_table import SymbolTable
 from tests.worker.symbols.conftest import Compile, run
 
+MANY = 100_000
+
 # Two functions of unknown size, one within another, a gap, several names for one place, and a section that ends.
 ASSEMBLY = """
     .text
@@ -67,19 +69,19 @@ def names_from(table: SymbolTable, address: int, count: int) -> list[str | None]
 
 
 def test_the_innermost_function_is_found_and_nothing_beyond_an_end(assembled: Path, content: bytes) -> None:
-    names = names_from(SymbolTable(content), address_in(assembled, "outer"), 8)
+    names = names_from(SymbolTable(content, MANY), address_in(assembled, "outer"), 8)
 
     assert names == ["outer@0"] * 2 + ["inner@2"] * 2 + ["outer@0"] * 2 + [None] * 2
 
 
 def test_of_unknown_size_a_function_ends_with_the_next_one_or_with_its_section(assembled: Path, content: bytes) -> None:
-    names = names_from(SymbolTable(content), address_in(assembled, "unsized"), 10)
+    names = names_from(SymbolTable(content, MANY), address_in(assembled, "unsized"), 10)
 
     assert names == ["unsized@0"] * 3 + ["alias_of_it@3"] * 2 + [None] + ["last@6"] * 2 + [None] * 2
 
 
 def test_of_several_names_the_plainest_is_taken(assembled: Path, content: bytes) -> None:
-    assert names_from(SymbolTable(content), address_in(assembled, "_alias"), 2) == ["alias_of_it@0"] * 2
+    assert names_from(SymbolTable(content, MANY), address_in(assembled, "_alias"), 2) == ["alias_of_it@0"] * 2
 
 
 @pytest.mark.parametrize("strip", [False, True], ids=["all symbols", "dynamic symbols"])
@@ -93,7 +95,7 @@ def test_every_function_of_nm_is_found_by_its_first_and_last_byte(
         (int(address, 16), int(size, 16), name)
         for address, size, name in re.findall(r"^(\w+) (\w+) [tTwWi] (\S+?)(?:@\S+)?$", said, re.MULTILINE)
     }
-    table = SymbolTable(path.read_bytes())
+    table = SymbolTable(path.read_bytes(), MANY)
 
     assert len(known) > 10
     for address, size, _ in known:
@@ -107,7 +109,7 @@ def test_every_function_of_nm_is_found_by_its_first_and_last_byte(
 def test_indirect_functions_are_found(compile_program: Compile) -> None:
     path = Path(next(line.split()[2] for line in run("ldd", "/bin/true").splitlines() if "libc.so" in line))
     found = re.findall(r"^(\w+) i (\w+)@", run("nm", "-D", path), re.MULTILINE)
-    table = SymbolTable(path.read_bytes())
+    table = SymbolTable(path.read_bytes(), MANY)
 
     assert len(found) > 50
     for address, _ in found:
@@ -120,7 +122,7 @@ def test_indirect_functions_are_found(compile_program: Compile) -> None:
 def test_places_in_the_file_are_those_of_readelf(options: tuple[str, ...], compile_program: Compile) -> None:
     path = compile_program(*options)["app"].path
     [(address, offset)] = re.findall(r" \.text +PROGBITS +(\w+) (\w+)", run("readelf", "-SW", path))
-    table = SymbolTable(path.read_bytes())
+    table = SymbolTable(path.read_bytes(), MANY)
 
     assert table.address_of(int(offset, 16)) == int(address, 16)
     assert table.address_of(1 << 50) is None
@@ -130,17 +132,18 @@ def test_a_file_without_symbols_has_places_and_no_functions(assembled: Path, tmp
     run(
         "objcopy", "--strip-all", "--remove-section=.dynsym", "--remove-section=.gnu.hash", assembled, tmp_path / "none"
     )
-    table = SymbolTable((tmp_path / "none").read_bytes())
+    table = SymbolTable((tmp_path / "none").read_bytes(), MANY)
 
     assert len(table) == 0
     assert table.function_at(address_in(assembled, "outer")) is None
 
 
-def test_the_number_of_functions_is_bounded(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ebpf_userspace_exporter.worker.symbols.symbol_table._MAX_FUNCTIONS", 6)
+def test_the_number_of_functions_is_bounded(content: bytes) -> None:
+    count = len(SymbolTable(content, MANY))
 
+    assert len(SymbolTable(content, count)) == count == 7
     with pytest.raises(ElfError, match="more than 6 functions"):
-        SymbolTable(content)
+        SymbolTable(content, 6)
 
 
 def test_a_name_behind_the_names_is_none(assembled: Path, content: bytes) -> None:
@@ -150,8 +153,8 @@ def test_a_name_behind_the_names_is_none(assembled: Path, content: bytes) -> Non
 
     damaged = content[:symbol_at] + struct.pack("<I", int(size, 16) + 1) + content[symbol_at + 4 :]
 
-    assert SymbolTable(content).function_at(outer) == (b"outer", outer)
-    assert SymbolTable(damaged).function_at(outer) is None
+    assert SymbolTable(content, MANY).function_at(outer) == (b"outer", outer)
+    assert SymbolTable(damaged, MANY).function_at(outer) is None
 
 
 def test_damaged_files_are_elf_errors_or_tables_that_answer(content: bytes) -> None:
@@ -162,7 +165,7 @@ def test_damaged_files_are_elf_errors_or_tables_that_answer(content: bytes) -> N
         for _ in range(noise.choice([1, 4, 30])):
             damaged[noise.randrange(len(damaged))] = noise.choice([0, 1, 0x7F, 0xFF, noise.randrange(256)])
         with contextlib.suppress(ElfError):
-            table = SymbolTable(bytes(damaged))
+            table = SymbolTable(bytes(damaged), MANY)
             read += 1
             for address in (0, 0x1000, 0x1004, (1 << 64) - 1):
                 table.function_at(address)

@@ -304,14 +304,29 @@ def test_a_name_is_cut(tmp_path: Path, mapper: Mapper, symbols: Symbolizer, cloc
     assert symbols.name(PLACE + int(address, 16) + 1) == "n" * 512 + "+0x1"
 
 
+def test_what_does_not_fit_beside_other_symbols_is_shown_without(
+    compile_program: Compile, start: Start, symbolize: Symbolize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = start(compile_program("-pie", "-fPIE"))
+    app, shelf = running.reported["app"][0], running.reported["libshelf.so"][0]
+    symbols = symbolize(running.pid)
+    symbols.name(app)
+    [table] = filter(None, symbols._tables.values())
+    monkeypatch.setattr("ebpf_userspace_exporter.worker.symbols.symbolizer._MAX_FUNCTIONS", len(table) + 3)
+    symbols = symbolize(running.pid)
+
+    assert symbols.name(app) == expected(running, "app", app)
+    assert symbols.name(shelf) == f"libshelf.so+{shelf - running.bias('libshelf.so'):#x}"
+
+
 def test_tables_that_were_dropped_are_read_again(
     compile_program: Compile, start: Start, symbolize: Symbolize, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ebpf_userspace_exporter.worker.symbols.symbolizer._MAX_FUNCTIONS", 1)
+    monkeypatch.setattr("ebpf_userspace_exporter.worker.symbols.symbolizer._MAX_TABLES", 1)
     running = start(compile_program("-pie", "-fPIE"))
     symbols = symbolize(running.pid)
 
-    for address, shelf in zip(running.reported["app"], running.reported["libshelf.so"] * 10, strict=False):
+    for address, shelf in zip(running.reported["app"], running.reported["libshelf.so"], strict=False):
         assert symbols.name(address) == expected(running, "app", address)
         assert len(symbols._tables) == 1
         assert symbols.name(shelf) == expected(running, "libshelf.so", shelf)
