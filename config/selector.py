@@ -10,31 +10,31 @@ from ebpf_userspace_exporter.config.durations import parse_duration
 from ebpf_userspace_exporter.config.scalars import Integer
 
 MAX_COMM_BYTES = 15
-_MAX_PORT = 65535
+MAX_PORT = 65535
 _MAX_AGE_SECONDS = 7 * 86400
 
 
-def _as_list(value: object) -> object:
+def as_list(value: object) -> object:
     """Return a single value as the list of one that it stands for."""
     return [value] if isinstance(value, str | dict) else value
 
 
-def _parse_ports(value: object) -> object:
+def parse_ports(value: object) -> object:
     """Return the first and the last port of `5432` or `6000-6010`."""
     if isinstance(value, tuple):
         return value
     if not isinstance(value, str):
-        raise PydanticCustomError("expected", f"expected a port or a range of ports from 1 to {_MAX_PORT}")
+        raise PydanticCustomError("expected", f"expected a port or a range of ports from 1 to {MAX_PORT}")
     first, dash, last = value.partition("-")
     ends = (first, last if dash else first)
-    if all(end.isascii() and end.isdigit() and 1 <= int(end[:6]) <= _MAX_PORT for end in ends):
+    if all(end.isascii() and end.isdigit() and 1 <= int(end[:6]) <= MAX_PORT for end in ends):
         ports = (int(ends[0]), int(ends[1]))
         if ports[0] <= ports[1]:
             return ports
-    raise PydanticCustomError("expected", f"expected a port or a range of ports from 1 to {_MAX_PORT}")
+    raise PydanticCustomError("expected", f"expected a port or a range of ports from 1 to {MAX_PORT}")
 
 
-def _parse_age(value: object) -> object:
+def parse_age(value: object) -> object:
     if isinstance(value, int | float):
         return value
     if not isinstance(value, str):
@@ -46,12 +46,12 @@ def _parse_age(value: object) -> object:
 
 
 # Marks the fields that take a single value for a list of one.
-ONE_OR_LIST = BeforeValidator(_as_list)
+ONE_OR_LIST = BeforeValidator(as_list)
 
 Texts = Annotated[tuple[str, ...], ONE_OR_LIST]
-Ports = Annotated[tuple[int, int], BeforeValidator(_parse_ports)]
+Ports = Annotated[tuple[int, int], BeforeValidator(parse_ports)]
 Uid = Annotated[Integer, Field(ge=0, lt=1 << 32)]
-Age = Annotated[float, BeforeValidator(_parse_age)]
+Age = Annotated[float, BeforeValidator(parse_age)]
 
 
 def comm_of(binary_name: str) -> str:
