@@ -6,7 +6,7 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from math import inf
 
@@ -21,7 +21,7 @@ from ebpf_userspace_exporter.supervisor.control import Client, ControlSocket
 from ebpf_userspace_exporter.supervisor.entry import Entry, Phase
 from ebpf_userspace_exporter.supervisor.forking import WorkerSettings
 from ebpf_userspace_exporter.supervisor.healing import Healer
-from ebpf_userspace_exporter.supervisor.matching import Definition, definitions, desired_targets
+from ebpf_userspace_exporter.supervisor.matching import Definition, Matcher, definitions
 from ebpf_userspace_exporter.supervisor.notify import notify, reloading
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
 from ebpf_userspace_exporter.supervisor.processes import process_table
@@ -63,7 +63,9 @@ class Supervisor:
     def __init__(self, foundations: Foundations) -> None:
         self._foundations = foundations
         settings, state_dir, user = foundations.settings, foundations.state_dir, foundations.web_user
-        self._definitions: dict[str, Definition] = definitions(foundations.loaded.config.programs)
+        config = foundations.loaded.config
+        self._definitions: dict[str, Definition] = definitions(config.programs)
+        self._matcher = Matcher(self._definitions, config.exclude, rescan_seconds=settings.rescan_interval)
         self._selector = selectors.DefaultSelector()
         self._signals: set[int] = set()
         self._wakeup, self._signalled = _catch_signals(self._signals)
@@ -99,6 +101,7 @@ class Supervisor:
         self._web = WebServer(settings.listen, settings.metrics_path, state_dir.path, user)
         self._desired: dict[Slot, Target] = {}
         self._leaderless: Set[Slot] = frozenset()
+        self._left_out: Mapping[str, int] = {}
         self._scan_at = 0.0
         self._reconcile_at = 0.0
         self._first: frozenset[Slot] | None = None
@@ -146,16 +149,29 @@ class Supervisor:
         except OSError as error:
             logger.error("cannot look at the processes; those known go on", error=str(error))
             return
-        self._desired, self._leaderless, unreadable = desired_targets(self._definitions, table, os.getpid())
+        look = self._matcher.look(table, now, os.getpid(), self._workers.entries.keys())
+        self._desired, self._leaderless = look.targets, look.leaderless
+        self._note_left_out(look.left_out)
         for slot, entry in self._workers.entries.items():
             entry.leader_exited = slot in self._leaderless and entry.is_taken_up
-            if entry.leader_exited or (slot in unreadable and entry.is_taken_up):
+            if entry.leader_exited or (slot in look.unreadable and entry.is_taken_up):
                 self._desired[slot] = entry.target  # it lives; what it executes cannot be told now
         if self._foundations.uprobe_multi:
             self._healer.look(table, self._workers.entries.values(), now)
         if self._first is None:
             self._first = frozenset(self._desired)
         self._workers.has_changed = True
+
+    def _note_left_out(self, left_out: Mapping[str, int]) -> None:
+        """Count and tell targets beyond max_targets when they come, not with every look."""
+        for name, number in left_out.items():
+            before = self._left_out.get(name, 0)
+            if number > before:
+                self._metrics.dropped_series.labels(name, "max_targets").inc(number - before)
+            if not before:
+                limit = self._definitions[name].program.max_targets
+                logger.warning("more targets than max_targets", program=name, max_targets=limit, left_out=number)
+        self._left_out = left_out
 
     def _decide_and_do(self, now: float) -> None:
         for _ in range(MAX_PASSES):
@@ -253,6 +269,7 @@ class Supervisor:
             for text in loaded.warnings:
                 logger.warning("config", warning=text)
             self._definitions = definitions(loaded.config.programs)
+            self._matcher.define(self._definitions, loaded.config.exclude)
             self._metrics.announce(self._definitions)
             self._builds.retain(definition.digest for definition in self._definitions.values())
             self._workers.on_reload(self._definitions)
