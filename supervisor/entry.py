@@ -78,6 +78,7 @@ class Entry:
     holdings: Holdings = field(default_factory=Holdings)
     generation: int = 0
     continues_files: bool = False  # the files in the slot are this target's: a successor goes on from them
+    predecessor_until: float | None = None  # until then they are another target's that is gone, and shown
     attached_at: float | None = None
     is_watched: bool = True  # its pidfd is in the selector
     exited: bool = False  # its pidfd says so

@@ -67,7 +67,14 @@ class Drop:
     keep_files: bool
 
 
-Action = Adopt | Start | Relink | Swap | Finish | Kill | Ping | Drop
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """Show no more what a predecessor has left in the slot: its grace is over."""
+
+    slot: Slot
+
+
+Action = Adopt | Start | Relink | Swap | Finish | Kill | Ping | Drop | Clear
 
 
 def reconcile(
@@ -90,6 +97,11 @@ def reconcile(
 
 def next_deadline(entry: Entry, now: float) -> float:
     """Return when, on the monotonic clock, the entry may need something though nothing happens to it."""
+    deadline = _deadline_of_phase(entry, now)
+    return deadline if entry.predecessor_until is None else min(deadline, entry.predecessor_until)
+
+
+def _deadline_of_phase(entry: Entry, now: float) -> float:
     match entry.phase:
         case Phase.WAITING:
             return entry.retry_at if entry.worker is None else entry.deadline
@@ -152,6 +164,8 @@ def _after_exec(entry: Entry, wanted: Target) -> Finish | Relink:
 def _keep_going(entry: Entry, now: float) -> Iterator[Action]:
     """Yield what a target that is there and wanted needs."""
     slot, worker = entry.slot, entry.worker
+    if entry.predecessor_until is not None and entry.predecessor_until <= now:
+        yield Clear(slot)
     match entry.phase:
         case Phase.WAITING if worker is None:
             if entry.retry_at <= now:

@@ -39,7 +39,7 @@ class SlotSeries:
     def publish(self, entry: Entry) -> None:
         """Show what the entry's worker has written."""
         self._files.publish(entry.slot, entry.program, entry.generation)
-        entry.continues_files = True
+        entry.continues_files, entry.predecessor_until = True, None
 
     def end(self, entry: Entry) -> None:
         """Have the next files begin from zero, though the process is the same; those there are stay until then."""

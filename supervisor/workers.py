@@ -32,7 +32,18 @@ from ebpf_userspace_exporter.supervisor.forking import WorkerSettings, fork_erro
 from ebpf_userspace_exporter.supervisor.matching import Definition
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
 from ebpf_userspace_exporter.supervisor.processes import read_process
-from ebpf_userspace_exporter.supervisor.reconcile import Action, Adopt, Drop, Finish, Kill, Ping, Relink, Start, Swap
+from ebpf_userspace_exporter.supervisor.reconcile import (
+    Action,
+    Adopt,
+    Clear,
+    Drop,
+    Finish,
+    Kill,
+    Ping,
+    Relink,
+    Start,
+    Swap,
+)
 from ebpf_userspace_exporter.supervisor.slot_series import SlotSeries
 from ebpf_userspace_exporter.supervisor.targets import Slot, Target
 from ebpf_userspace_exporter.worker.messages import (
@@ -81,6 +92,7 @@ class Workers:
         self._metrics = metrics
         self._failures = FailureLog(metrics)
         self._by_pid: dict[int, Entry] = {}
+        self._left_behind: dict[Slot, float] = {}  # slots about to be taken again, and until when what is in them shows
         self._detacher = Detacher(self._selector, self._by_pid)
         # Of all slots together: in one slot the worker of a target that was given up may still write.
         self._generations = itertools.count(1)
@@ -104,6 +116,8 @@ class Workers:
                 self._ping(self.entries[slot], now)
             case Drop(slot, keep_files):
                 self._drop(self.entries[slot], now, keep_files=keep_files)
+            case Clear(slot):
+                self._clear(self.entries[slot])
             case _:
                 assert_never(action)
 
@@ -190,6 +204,7 @@ class Workers:
 
     def _adopt(self, target: Target, definition: Definition, now: float) -> None:
         name, pid = _name(target.slot)
+        predecessor_until = self._left_behind.pop(target.slot, None)
         try:
             pidfd = open_pidfd(pid)
         except AttachError as error:
@@ -204,7 +219,7 @@ class Workers:
             self._metrics.targets_missed.labels(name).inc()
             self._series.remove(target.slot)
             return
-        entry = Entry(target, definition.program, pidfd, now, changed_at=now)
+        entry = Entry(target, definition.program, pidfd, now, predecessor_until=predecessor_until, changed_at=now)
         self.entries[target.slot] = entry
         self._series.begin(entry)
         self._selector.register(pidfd, selectors.EVENT_READ, lambda _now: self._on_target_exit(entry))
@@ -297,7 +312,12 @@ class Workers:
         if not holdings.maps or not (holdings.links or entry.continues_files):
             if entry.attached_at is None and entry.phase is not Phase.FAILED:
                 self._metrics.targets_missed.labels(entry.slot.program).inc()
-            self._drop(entry, now, keep_files=False)
+            if entry.predecessor_until is None:
+                self._drop(entry, now, keep_files=False)
+            else:
+                self._detacher.let_go(entry, now)
+                entry.enter(Phase.EXITED, now, deadline=entry.predecessor_until)
+                entry.predecessor_until = None
             return
         entry.enter(Phase.FINISHING, now, deadline=now + FINISH_SECONDS)
         entry.attempts = 0
@@ -333,7 +353,13 @@ class Workers:
         if not self.ask(entry, 0, now):
             entry.deadline = now + HANG_SECONDS  # it is about to exit; if it does not, it is asked again
 
+    def _clear(self, entry: Entry) -> None:
+        entry.predecessor_until = None
+        self._series.remove(entry.slot)
+
     def _drop(self, entry: Entry, now: float, *, keep_files: bool) -> None:
+        if keep_files and entry.phase is Phase.EXITED and not entry.is_aggregated:
+            self._left_behind[entry.slot] = entry.deadline
         self._detacher.let_go(entry, now)
         self._builds.forget(entry.target)
         del self.entries[entry.slot]
@@ -470,7 +496,7 @@ class Workers:
                 if error.reason in MISSING
                 else min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** (entry.attempts - 1))
             )
-        if not entry.continues_files:
+        if not entry.continues_files and entry.predecessor_until is None:
             self._series.remove(entry.slot)  # of whoever had the number before, or of another program that it was
 
     def _end(self, entry: Entry, now: float) -> None:

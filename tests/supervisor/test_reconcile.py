@@ -11,6 +11,7 @@ from ebpf_userspace_exporter.supervisor.entry import HANG_SECONDS, UNSERVED_SECO
 from ebpf_userspace_exporter.supervisor.reconcile import (
     Action,
     Adopt,
+    Clear,
     Drop,
     Finish,
     Kill,
@@ -111,6 +112,17 @@ def test_exec_of_another_file_or_under_other_labels_is_read_for_the_last_time_be
 ) -> None:
     assert decide(attached(), after) == [Finish(SLOT)]
     assert decide(entry(phase=Phase.EXITED, worker=False), after) == [Drop(SLOT, keep_files=True), Adopt(after)]
+
+
+@pytest.mark.parametrize("phase", [Phase.WAITING, Phase.STARTING, Phase.FAILED])
+def test_what_a_predecessor_left_is_shown_until_its_grace_is_over(phase: Phase) -> None:
+    have = entry(phase=phase, worker=phase is Phase.STARTING)
+    have.retry_at, have.predecessor_until = inf, NOW + 1
+
+    assert decide(have, target()) == []
+    assert next_deadline(have, NOW) == NOW + 1
+    have.predecessor_until = NOW
+    assert decide(have, target()) == [Clear(SLOT)]
 
 
 def test_exec_of_what_has_counted_nothing_yet_needs_no_last_read() -> None:
