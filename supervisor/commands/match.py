@@ -35,12 +35,13 @@ def show_matches(path: Path, *, as_json: bool) -> int:
     commands = {slot: _command(table[slot.pid]) for slot in slots}
     if as_json:
         show_json([_document(slot, commands[slot], labels.get(slot, ()), notes.get(slot)) for slot in slots])
-        return 0
-    rows = [(slot.program, slot.pid, commands[slot], _written(labels.get(slot, ())), notes.get(slot)) for slot in slots]
-    if any(notes.values()):
-        show_table(("program", "pid", "command", "labels", "not attached, as"), rows)
-    elif rows:
-        show_table(("program", "pid", "command", "labels"), [row[:4] for row in rows])
+    elif slots:
+        _show_targets(
+            [
+                (slot.program, slot.pid, commands[slot], _written(labels.get(slot, ())), notes.get(slot))
+                for slot in slots
+            ]
+        )
     for program in config.programs:
         if all(slot.program != program.name for slot in slots):
             complain(f"{program.name}: no process matches; to see why not: match {path} --explain PID")
@@ -71,6 +72,12 @@ def show_explanation(path: Path, pid: int, *, as_json: bool) -> int:
         show_text(f"\n{program.program}: {program.outcome}{excluded}{labels}")
         _show_steps(program.steps, pid)
     return 0
+
+
+def _show_targets(rows: Sequence[tuple[object, ...]]) -> None:
+    columns = ("program", "pid", "command", "labels", "not attached, as")
+    has_notes = any(row[-1] for row in rows)
+    show_table(columns if has_notes else columns[:-1], rows if has_notes else [row[:-1] for row in rows])
 
 
 def _load(path: Path) -> Config | None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ebpf_userspace_exporter.supervisor.commands.tables import complain, show_json, show_table, show_text
-from ebpf_userspace_exporter.supervisor.state_dir import CONTROL_SOCKET
 
+CONTROL_SOCKET = "control.sock"  # as in state_dir, whose import takes longer than everything here
 _SECONDS = 5.0
 _MAX_BYTES = 256 << 20
 

@@ -61,12 +61,68 @@ def test_help_names_every_flag_with_its_default(flag: str) -> None:
         assert text in done.stdout
 
 
-def test_help_needs_neither_the_supervisor_nor_the_metrics() -> None:
-    code = "import sys, ebpf_userspace_exporter.supervisor.cli; print(*sys.modules)"
-    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["check", "--help"]], ids=" ".join)
+def test_what_is_only_told_imports_nothing_that_takes_time(arguments: list[str]) -> None:
+    code = (
+        "import sys, atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); "
+        f"from ebpf_userspace_exporter.supervisor.__main__ import main; sys.argv[1:] = {arguments}; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert "ebpf_userspace_exporter.supervisor.run" not in modules
-    assert "prometheus_client" not in modules
+    heavy = {"pydantic", "rich", "psutil", "structlog", "yaml", "prometheus_client", "bcc"}
+    assert heavy & set(done.stderr.split()) == set()
+
+
+@pytest.mark.parametrize(
+    ("command", "heavy"),
+    [("doctor", {"prometheus_client", "rich", "bcc"}), ("status", {"prometheus_client", "rich", "pydantic", "bcc"})],
+)
+def test_a_command_imports_what_it_needs_and_no_more(command: str, heavy: set[str]) -> None:
+    code = (
+        "import sys, atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); "
+        f"from ebpf_userspace_exporter.supervisor.__main__ import main; sys.argv[1:] = [{command!r}, '--json']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert heavy & set(done.stderr.split()) == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("ebpf-userspace-exporter ch", {"check"}),
+        ("ebpf-userspace-exporter pro", {"probes"}),
+        ("ebpf-userspace-exporter check --st", {"--strict"}),
+        ("ebpf-userspace-exporter --state", {"--state-dir"}),
+    ],
+)
+def test_the_shell_completes_commands_and_flags(words: str, expected: set[str]) -> None:
+    done = exporter(
+        _EBPF_USERSPACE_EXPORTER_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=str(words.count(" "))
+    )
+
+    assert {line.partition(",")[2] for line in done.stdout.splitlines()} == expected
+
+
+def test_what_the_help_says_about_completion_is_what_bash_takes() -> None:
+    help_text = " ".join(exporter("--help").stdout.split())
+    assert 'eval "$(_EBPF_USERSPACE_EXPORTER_COMPLETE=bash_source ebpf-userspace-exporter)"' in help_text
+    script = exporter(_EBPF_USERSPACE_EXPORTER_COMPLETE="bash_source").stdout
+
+    done = subprocess.run(
+        ["bash", "--norc", "-c", f"{script}\ncomplete -p ebpf-userspace-exporter"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("complete ")
+
+
+def test_a_flag_of_the_exporter_is_not_passed_over_before_a_command() -> None:
+    done = exporter("--state-dir", "/nowhere", "status")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--state-dir goes after status, if that has it" in done.stderr
 
 
 def test_version_is_told() -> None:

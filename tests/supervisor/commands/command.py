@@ -31,7 +31,7 @@ def command(
 
 
 def on_terminal(*arguments: object, **environment: str) -> str:
-    """Return what the command writes on a terminal of 120 columns."""
+    """Return what the command writes on a terminal, of 120 columns unless COLUMNS says otherwise."""
     ours, theirs = pty.openpty()
     try:
         process = subprocess.Popen(
