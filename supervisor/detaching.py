@@ -25,6 +25,7 @@ class Detacher:
         close_all(entry.holdings.links)
         close_all(entry.holdings.partial_links)
         close_all(entry.holdings.maps)
+        close_all(entry.holdings.programs)
         entry.holdings = Holdings()
         entry.worker = None
         if last is not None:

@@ -8,6 +8,7 @@ from math import inf
 
 from ebpf_userspace_exporter.config.model import Program
 from ebpf_userspace_exporter.supervisor.targets import Slot, Target
+from ebpf_userspace_exporter.worker.bpf.usage import FunctionUsage, MapUsage
 from ebpf_userspace_exporter.worker.image import Image
 from ebpf_userspace_exporter.worker.reasons import MISSING, Reason
 
@@ -56,13 +57,23 @@ class Worker:
 
 @dataclass(slots=True)
 class Holdings:
-    """What outlives a worker: descriptors of its maps and links. The supervisor holds them and never reads them."""
+    """What outlives a worker: descriptors of its maps, programs and links. The supervisor never reads from them."""
 
     image: Image | None = None
     maps: list[int] = field(default_factory=list)
     links: list[int] = field(default_factory=list)
     partial_links: list[int] = field(default_factory=list)  # more were announced; worthless if they never come
+    programs: list[int] = field(default_factory=list)
     tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a worker has last said of its maps, functions and lost events, by name; absolute, not what is new."""
+
+    maps: Mapping[str, MapUsage] = field(default_factory=dict)
+    functions: Mapping[str, FunctionUsage] = field(default_factory=dict)
+    lost_events: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -76,6 +87,7 @@ class Entry:
     phase: Phase = Phase.WAITING
     worker: Worker | None = None
     holdings: Holdings = field(default_factory=Holdings)
+    usage: Usage = field(default_factory=Usage)
     generation: int = 0
     continues_files: bool = False  # the files in the slot are this target's: a successor goes on from them
     predecessor_until: float | None = None  # until then they are another target's that is gone, and shown

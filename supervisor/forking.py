@@ -25,8 +25,11 @@ class WorkerSettings:
     uprobe_multi: bool
 
 
-def fork_worker(entry: Entry, settings: WorkerSettings, now: float) -> Worker:
-    """Return a worker for the entry's present generation, to be heard on its channel; OSError if none can be forked."""
+def fork_worker(entry: Entry, settings: WorkerSettings, max_series: int, now: float) -> Worker:
+    """Return a worker for the entry's present generation, to be heard on its channel; OSError if none can be forked.
+
+    `max_series` is how many label sets it may show at first.
+    """
     holdings = entry.holdings
     image = holdings.image
     assert image is not None, "a worker is started with an image"  # noqa: S101 - for the type checker
@@ -39,6 +42,8 @@ def fork_worker(entry: Entry, settings: WorkerSettings, now: float) -> Worker:
         group=settings.group,
         uprobe_multi=settings.uprobe_multi,
         inherit_values=entry.continues_files,
+        labels=entry.target.labels,
+        max_series=max_series,
     )
     # A last reader finds nobody to attach to, though an exec may have taken the links before the end.
     is_attached = bool(holdings.links) or entry.phase is Phase.FINISHING
@@ -47,9 +52,11 @@ def fork_worker(entry: Entry, settings: WorkerSettings, now: float) -> Worker:
     try:
         pid = children.spawn(
             "exporter-worker",
-            lambda: process.run(assignment, theirs, entry.pidfd, holdings.maps, attached=is_attached),
+            lambda: process.run(
+                assignment, theirs, entry.pidfd, holdings.maps, holdings.programs, attached=is_attached
+            ),
             # It needs the links of a predecessor only to be the last to close them: that takes its time.
-            keep=(theirs.fileno(), entry.pidfd, *holdings.maps, *holdings.links),
+            keep=(theirs.fileno(), entry.pidfd, *holdings.maps, *holdings.programs, *holdings.links),
         )
     except OSError:
         ours.close()

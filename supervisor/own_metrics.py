@@ -15,7 +15,8 @@ from prometheus_client import (
 
 from ebpf_userspace_exporter import __version__
 from ebpf_userspace_exporter.config.names import PREFIX
-from ebpf_userspace_exporter.supervisor.entry import STATES, Entry
+from ebpf_userspace_exporter.supervisor.entry import STATES, Entry, Usage
+from ebpf_userspace_exporter.worker.bpf.usage import FunctionUsage, MapUsage
 from ebpf_userspace_exporter.worker.metric_file import metric_key
 from ebpf_userspace_exporter.worker.reasons import Reason
 
@@ -39,6 +40,19 @@ class OwnMetrics:
             registry, "decode_errors", "Map keys that decode to no label set.", "name", "metric"
         )
         self.dropped_series = _counter(registry, "dropped_series", "Series not written.", "name", "reason")
+        self._lost_events = _counter(
+            registry, "lost_events", "Events for which there was no place in their buffer.", "name", "map"
+        )
+        self._program_runs = _counter(
+            registry, "program_runs", "Runs of a function, where kernel.bpf_stats_enabled is on.", "name", "function"
+        )
+        self._program_run_seconds = _counter(
+            registry,
+            "program_run_seconds",
+            "Time in a function, where kernel.bpf_stats_enabled is on.",
+            "name",
+            "function",
+        )
         self.attach_seconds = Histogram(
             f"{PREFIX}attach_seconds",
             "From the discovery of a target to its probes being live.",
@@ -73,6 +87,15 @@ class OwnMetrics:
             for reason in (Reason.WORKER_DIED, Reason.WORKER_TIMEOUT):
                 self.worker_restarts.labels(name, reason)
 
+    def count_usage(self, program: str, before: Usage, now: Usage) -> None:
+        """Count what a target has run and lost since it was at `before`, whichever of its workers said so."""
+        for table, lost in now.lost_events.items():
+            self._lost_events.labels(program, table).inc(_growth(before.lost_events.get(table, 0), lost))
+        for function, usage in now.functions.items():
+            known = before.functions.get(function, FunctionUsage(0, 0.0))
+            self._program_runs.labels(program, function).inc(_growth(known.runs, usage.runs))
+            self._program_run_seconds.labels(program, function).inc(_growth(known.seconds, usage.seconds))
+
     def files(
         self, entries: Iterable[Entry], programs: Iterable[str], states: Iterable[tuple[str, str]]
     ) -> dict[str, Entries]:
@@ -81,7 +104,9 @@ class OwnMetrics:
         `programs` are the names in the config; `states` has program and state of each target.
         """
         files: dict[str, dict[str, tuple[float, float]]] = {"counter": {}, "gauge": {}, "histogram": {}}
-        for family in (*self._registry.collect(), *_of_entries(entries), _of_states(programs, states)):
+        entries = list(entries)
+        families = (*self._registry.collect(), *_of_entries(entries), *_of_maps(entries), _of_states(programs, states))
+        for family in families:
             content = files[family.type]
             for name, labels, value in _stored_samples(family):
                 content[metric_key(family.name, name, labels, family.documentation)] = (value, 0.0)
@@ -90,6 +115,11 @@ class OwnMetrics:
 
 def _counter(registry: CollectorRegistry, name: str, text: str, *labels: str) -> Counter:
     return Counter(f"{PREFIX}{name}", text, labels, registry=registry)
+
+
+def _growth(before: float, now: float) -> float:
+    """Return what came in addition; what has fallen began anew."""
+    return now - before if now >= before else now
 
 
 def _of_entries(entries: Iterable[Entry]) -> Iterator[Metric]:
@@ -104,6 +134,25 @@ def _of_entries(entries: Iterable[Entry]) -> Iterator[Metric]:
     for name, function, tag in sorted(tags):
         info.add_sample(info.name, {"name": name, "function": function, "tag": tag}, 1)
     yield from (enabled, info)
+
+
+def _of_maps(entries: Iterable[Entry]) -> Iterator[Metric]:
+    """Yield how full and how large the maps of all targets are; of their fullest one, as that is the one that loses."""
+    fullest = Metric(f"{PREFIX}map_entries", "Keys in a map, of the target where it has most.", "gauge")
+    room = Metric(f"{PREFIX}map_max_entries", "For how many keys a map has room; of a ring buffer, bytes.", "gauge")
+    memory = Metric(f"{PREFIX}map_memory_bytes", "Kernel memory of a map, of all targets together.", "gauge")
+    usages: dict[tuple[str, str], list[MapUsage]] = {}
+    for entry in (entry for entry in entries if entry.holdings.maps):
+        for name, usage in entry.usage.maps.items():
+            usages.setdefault((entry.slot.program, name), []).append(usage)
+    for (program, name), found in sorted(usages.items()):
+        labels = {"name": program, "map": name}
+        counted = [usage.entries for usage in found if usage.entries is not None]
+        if counted:
+            fullest.add_sample(fullest.name, labels, max(counted))
+        room.add_sample(room.name, labels, max(usage.max_entries for usage in found))
+        memory.add_sample(memory.name, labels, sum(usage.memory_bytes for usage in found))
+    yield from (fullest, room, memory)
 
 
 def _of_states(programs: Iterable[str], states: Iterable[tuple[str, str]]) -> Metric:

@@ -4,7 +4,7 @@ import itertools
 import os
 import selectors
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import assert_never
 
@@ -25,6 +25,7 @@ from ebpf_userspace_exporter.supervisor.entry import (
     Entry,
     Holdings,
     Phase,
+    Usage,
     Worker,
 )
 from ebpf_userspace_exporter.supervisor.failures import FailureLog
@@ -51,6 +52,7 @@ from ebpf_userspace_exporter.worker.messages import (
     Collected,
     Failed,
     Linked,
+    Loaded,
     MapsMade,
     Message,
     MessageError,
@@ -261,7 +263,7 @@ class Workers:
 
     def _fork_worker(self, entry: Entry, now: float) -> None:
         entry.generation = next(self._generations)
-        entry.worker = worker = fork_worker(entry, self._worker_settings, now)
+        entry.worker = worker = fork_worker(entry, self._worker_settings, self._series.allowance(entry), now)
         assert worker.channel is not None, "a worker begins with one"  # noqa: S101 - for the type checker
         self._selector.register(worker.channel, selectors.EVENT_READ, lambda now: self._on_message(entry, now))
         self._by_pid[worker.pid] = entry
@@ -324,7 +326,7 @@ class Workers:
         if entry.worker is None:
             self._fork_last_reader(entry, now)
         else:
-            tell(entry.worker, FINISH)
+            tell(entry.worker, FINISH + b" %d" % self._series.allowance(entry))
 
     def _fork_last_reader(self, entry: Entry, now: float) -> None:
         """Have what was counted while no worker lived written, by one that does nothing else."""
@@ -337,7 +339,7 @@ class Workers:
             self._end(entry, now)
             return
         if entry.worker is not None:
-            tell(entry.worker, FINISH)
+            tell(entry.worker, FINISH + b" %d" % self._series.allowance(entry))
 
     def _kill(self, entry: Entry, reason: Reason, now: float) -> None:
         worker = entry.worker
@@ -408,10 +410,14 @@ class Workers:
         match message:
             case MapsMade():
                 entry.holdings.maps = list(descriptors)
-            case Linked(tags, more):
+            case Loaded(tags):
+                close_all(entry.holdings.programs)  # of what the target executed before
+                entry.holdings.programs, entry.holdings.tags = list(descriptors), tags
+                entry.usage = replace(entry.usage, functions={})
+            case Linked(more):
                 entry.holdings.partial_links.extend(descriptors)
                 if not more and not worker.is_replaced:
-                    self._on_linked(entry, tags, now)
+                    self._on_linked(entry, now)
             case Collected():
                 self._on_collected(entry, worker, message, now)
             case Failed(reason, text, diagnostics):
@@ -420,9 +426,9 @@ class Workers:
             case _:
                 assert_never(message)
 
-    def _on_linked(self, entry: Entry, tags: Mapping[str, str], now: float) -> None:
+    def _on_linked(self, entry: Entry, now: float) -> None:
         holdings = entry.holdings
-        holdings.links, holdings.partial_links, holdings.tags = holdings.partial_links, [], dict(tags)
+        holdings.links, holdings.partial_links = holdings.partial_links, []
         entry.attached_at = now
         self._metrics.attach_seconds.observe(now - entry.discovered)
 
@@ -433,6 +439,10 @@ class Workers:
             self._metrics.decode_errors.labels(name, metric).inc(count)
         for reason, count in message.dropped.items():
             self._metrics.dropped_series.labels(name, reason).inc(count)
+        usage = Usage(message.maps, message.functions, message.lost_events)
+        self._metrics.count_usage(name, entry.usage, usage)
+        entry.usage = usage
+        self._series.note(entry, message.series)
         for text in message.warnings:
             logger.warning("rows left out", program=name, pid=pid, reason=text)
         if message.publish:
@@ -511,7 +521,8 @@ class Workers:
     def _end_series(self, entry: Entry) -> None:
         """Begin from zero: what is counted from now on is not what its files hold."""
         close_all(entry.holdings.maps)
-        entry.holdings = Holdings()
+        close_all(entry.holdings.programs)
+        entry.holdings, entry.usage = Holdings(), Usage()
         self._series.end(entry)
 
 

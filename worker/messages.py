@@ -1,6 +1,7 @@
 """What a worker tells its supervisor over a Unix sequenced-packet socket: JSON, a message a packet, with descriptors.
 
-The other way only words go: `refresh N` and `finish`; a closed socket means: exit.
+The other way only words go: `refresh SEQUENCE MAX_SERIES` and `finish MAX_SERIES`, where the last one may be missing; a
+closed socket means: exit.
 """
 
 import array
@@ -12,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from ebpf_userspace_exporter.worker.bpf.usage import FunctionUsage, MapUsage
 from ebpf_userspace_exporter.worker.reasons import Reason
 
 MAX_MESSAGE_BYTES = 64 << 10
@@ -27,23 +29,42 @@ class MapsMade:
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded:
+    """The functions are loaded, each has its tag; their descriptors come with this, in the image's order.
+
+    Before anything is attached. Held by the supervisor, they keep no probe: only links do.
+    """
+
+    tags: Mapping[str, str]
+    kind: Literal["programs"] = "programs"
+
+
+@dataclass(frozen=True, slots=True)
 class Linked:
     """The probes are attached; `more` says that further links follow in another message."""
 
-    tags: Mapping[str, str]
     more: bool
     kind: Literal["links"] = "links"
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """The maps were read and the files written; sequence 0 is the first time, `publish` asks to rename new files."""
+    """The maps were read and the files written; sequence 0 is the first time, `publish` asks to rename new files.
+
+    `decode_errors` by metric and `dropped` by reason are new since the last message, `series` is how many label sets
+    are shown. What is kept by the kernel is absolute: `maps` by name; `functions`, those that were seen to run, since
+    they were loaded; `lost_events` by event table, since it was made.
+    """
 
     sequence: int
     publish: bool
     decode_errors: Mapping[str, int] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    series: int = 0
+    maps: Mapping[str, MapUsage] = field(default_factory=dict)
+    functions: Mapping[str, FunctionUsage] = field(default_factory=dict)
+    lost_events: Mapping[str, int] = field(default_factory=dict)
     final: bool = False
     kind: Literal["collected"] = "collected"
 
@@ -58,8 +79,17 @@ class Failed:
     kind: Literal["failed"] = "failed"
 
 
-Message = MapsMade | Linked | Collected | Failed
+Message = MapsMade | Loaded | Linked | Collected | Failed
 _ADAPTER: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the supervisor asks: to read the maps and show up to `max_series` label sets, and if `final`, to say so."""
+
+    sequence: int
+    max_series: int
+    final: bool
 
 
 class MessageError(Exception):
@@ -75,7 +105,19 @@ def send(channel: socket.socket, message: Message, descriptors: Sequence[int] = 
     if isinstance(message, Failed):
         # They quote names that anybody may have chosen: bytes that are no UTF-8 have no place in JSON.
         message = replace(message, message=_readable(message.message), diagnostics=_readable(message.diagnostics))
-    socket.send_fds(channel, [_ADAPTER.dump_json(message)], list(descriptors))
+    packet = _ADAPTER.dump_json(message)
+    if isinstance(message, Collected) and len(packet) > MAX_MESSAGE_BYTES:
+        # Hundreds of maps or functions with names of hundreds of letters: the values matter more.
+        packet = _ADAPTER.dump_json(replace(message, maps={}, functions={}, warnings=message.warnings[:1]))
+    socket.send_fds(channel, [packet], list(descriptors))
+
+
+def parse_request(words: bytes, max_series: int) -> Request:
+    """In the worker: return what was asked; `max_series` is for requests that name none."""
+    verb, *numbers = words.split()
+    final = verb == FINISH
+    sequence = 0 if final else int(numbers.pop(0))
+    return Request(sequence, int(numbers[0]) if numbers else max_series, final)
 
 
 def receive(channel: socket.socket) -> tuple[Message, list[int]] | None:

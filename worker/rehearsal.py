@@ -48,8 +48,10 @@ def rehearse(program: Program, directory: Path) -> None:
             group=None,
             uprobe_multi=False,
             inherit_values=False,
+            labels=(("pid", str(os.getpid())),),
+            max_series=program.max_series,
         )
-        run(assignment, theirs, -1, maps, attached=True)
+        run(assignment, theirs, -1, maps, (), attached=True)
 
 
 def _shape(table: str, metrics: Sequence[Counter | Gauge | Histogram]) -> MapShape:

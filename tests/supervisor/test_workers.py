@@ -214,7 +214,7 @@ def test_links_of_a_replaced_worker_are_not_taken_for_the_new_ones(scene: Scene,
     reading, writing = os.pipe()
     with theirs:
         scene.do(Relink(executed(seen)))
-        send(theirs, Linked({}, more=False), [reading, writing])
+        send(theirs, Linked(more=False), [reading, writing])
         os.close(reading)
         os.close(writing)
         scene.until(lambda: entry.worker is None)
@@ -242,7 +242,7 @@ def test_worker_that_dies_between_two_parts_of_its_links_keeps_none(scene: Scene
     reading, writing = os.pipe()
     with theirs:
         send(theirs, MapsMade(), [reading])
-        send(theirs, Linked({}, more=True), [writing])
+        send(theirs, Linked(more=True), [writing])
         os.close(writing)
         os.close(reading)
     os.kill(pid_of(entry), signal.SIGKILL)

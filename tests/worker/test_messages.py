@@ -56,7 +56,7 @@ def close(descriptors: list[int]) -> None:
     "message",
     [
         MapsMade(),
-        Linked({"on_call": "0123456789abcdef"}, more=True),
+        Linked(more=True),
         Collected(
             7, publish=True, decode_errors={"m": 2}, dropped={"no_space": 1}, warnings=('a "word"\n',), final=True
         ),
@@ -83,8 +83,8 @@ def test_descriptors_arrive_in_order_and_are_closed_by_an_exec(channel: Channel)
 
 def test_more_links_than_a_message_takes_come_in_several(channel: Channel) -> None:
     one = os.open("/dev/null", os.O_RDONLY)
-    got = exchange(channel, Linked({}, more=True), *[one] * MAX_DESCRIPTORS)
-    got += exchange(channel, Linked({}, more=False), *[one] * 50)
+    got = exchange(channel, Linked(more=True), *[one] * MAX_DESCRIPTORS)
+    got += exchange(channel, Linked(more=False), *[one] * 50)
     os.close(one)
 
     assert len(set(got)) == 300
