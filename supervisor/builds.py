@@ -18,6 +18,7 @@ from ebpf_userspace_exporter.worker.build.process import (
     MAX_RESULT_BYTES,
     BuildRequest,
     read_result,
+    read_warnings,
 )
 from ebpf_userspace_exporter.worker.build.process import run as run_builder
 from ebpf_userspace_exporter.worker.image import FileIdentity, Image
@@ -146,6 +147,8 @@ class Builds:
             answer = _renewed(error)
         else:
             logger.info("built", program=build.target.slot.program, pid=build.target.slot.pid, files=_paths(image))
+            for warning in read_warnings(diagnostics):
+                logger.warning("built with a warning", program=build.target.slot.program, warning=warning)
             if not image.process_bound:
                 images = self._remember(build.key).images
                 images.append(image)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from structlog.testing import capture_logs
 
 from ebpf_userspace_exporter.config.model import Program
 from ebpf_userspace_exporter.config.selector import Selector
@@ -34,6 +35,7 @@ def act(request: BuildRequest, result_fd: int, diagnostics_fd: int) -> NoReturn:
     """In the builder: do what the program's code says."""
     match request.program.code.split():
         case ["image", *bound]:
+            _write(diagnostics_fd, b"code:3:5: warning: x is not used\n")
             executable = ProbedFile(None, identity(request.pid))
             built = Image((Function("f", bytes(8)),), (), (executable,), (), process_bound=bool(bound))
             _write(result_fd, _IMAGE_BEGIN + encode_image(built) + _END)
@@ -111,6 +113,24 @@ def refused(builds: Builds, code: str, pid: int, now: float = NOW) -> AttachErro
 
 
 # One image for many
+
+
+def test_what_the_builder_warned_of_is_logged_once(builds: Builds, pids: list[int]) -> None:
+    with capture_logs() as lines:
+        ask(builds, "image", pids[0])
+        wait_for_builders(builds)
+        for pid in pids[:2]:
+            assert ask(builds, "image", pid)
+
+    warnings = [line for line in lines if line["log_level"] == "warning"]
+    assert warnings == [
+        {
+            "event": "built with a warning",
+            "log_level": "warning",
+            "program": "image",
+            "warning": "code:3:5: warning: x is not used",
+        }
+    ]
 
 
 def test_one_build_serves_every_process_of_a_binary(builds: Builds, pids: list[int]) -> None:
