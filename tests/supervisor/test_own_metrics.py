@@ -1,6 +1,6 @@
 """Own metrics, read back by the web's reader, are what prometheus_client says of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -9,13 +9,15 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
 from ebpf_userspace_exporter.config.model import Program
+from ebpf_userspace_exporter.config.names import OWN_METRICS
 from ebpf_userspace_exporter.config.selector import Selector
-from ebpf_userspace_exporter.supervisor.entry import Entry, Phase
+from ebpf_userspace_exporter.supervisor.entry import Entry, Phase, Usage
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
 from ebpf_userspace_exporter.supervisor.targets import ExecMark, Slot, Target
 from ebpf_userspace_exporter.web.exposition import render_text
 from ebpf_userspace_exporter.web.families import Merge
 from ebpf_userspace_exporter.web.metric_files import MetricFile, read_metric_files
+from ebpf_userspace_exporter.worker.bpf.usage import FunctionUsage, MapUsage
 from ebpf_userspace_exporter.worker.metric_file import write_metric_file
 
 PREFIX = "userspace_exporter_"
@@ -106,6 +108,85 @@ def test_program_info_is_of_what_is_attached_now_and_once(tmp_path: Path) -> Non
     infos = [dict(labels) for name, labels in found if name == f"{PREFIX}program_info"]
 
     assert infos == [{"name": "p", "function": "on_call", "tag": "new"}]
+
+
+def usage_of(
+    *, runs: int = 0, seconds: float = 0.0, lost: int = 0, maps: Mapping[str, MapUsage] | None = None
+) -> Usage:
+    return Usage(maps or {}, {"on_call": FunctionUsage(runs, seconds)} if runs else {}, {"events": lost})
+
+
+def values(found: Samples, name: str) -> dict[str, float]:
+    """Return a family's values by map or function, of the program p."""
+    return {
+        dict(labels).get("map") or dict(labels)["function"]: value
+        for (sample, labels), value in found.items()
+        if sample == f"{PREFIX}{name}" and ("name", "p") in labels
+    }
+
+
+def test_runs_and_lost_events_of_all_targets_are_added_up(tmp_path: Path) -> None:
+    metrics = OwnMetrics()
+    first, again, other = (
+        usage_of(runs=10, seconds=0.5, lost=3),
+        usage_of(runs=12, seconds=0.75, lost=3),
+        usage_of(runs=5),
+    )
+    metrics.count_usage("p", Usage(), first)
+    metrics.count_usage("p", first, again)
+    metrics.count_usage("p", Usage(), other)
+    metrics.count_usage("q", Usage(), first)
+    found = samples(exposed(metrics, tmp_path))
+
+    assert values(found, "program_runs_total") == {"on_call": 17}
+    assert values(found, "program_run_seconds_total") == {"on_call": 0.75}
+    assert values(found, "lost_events_total") == {"events": 3}
+
+
+def test_runs_and_lost_events_stay_when_a_target_is_gone_or_loaded_anew(tmp_path: Path) -> None:
+    metrics = OwnMetrics()
+    before = usage_of(runs=10, seconds=0.5, lost=3)
+    metrics.count_usage("p", Usage(), before)
+    metrics.count_usage("p", before, usage_of(runs=2, seconds=0.25, lost=1))
+    found = samples(exposed(metrics, tmp_path, entries=[]))
+
+    assert values(found, "program_runs_total") == {"on_call": 12}
+    assert values(found, "program_run_seconds_total") == {"on_call": 0.75}
+    assert values(found, "lost_events_total") == {"events": 4}
+
+
+def test_an_event_table_that_lost_nothing_says_so(tmp_path: Path) -> None:
+    metrics = OwnMetrics()
+    metrics.count_usage("p", Usage(), usage_of(lost=0))
+
+    assert values(samples(exposed(metrics, tmp_path)), "lost_events_total") == {"events": 0}
+
+
+def test_of_a_map_the_fullest_counts_and_the_memory_of_all(tmp_path: Path) -> None:
+    entries = [entry("p", 1), entry("p", 2), entry("p", 3)]
+    for number, each in enumerate(entries):
+        each.holdings.maps = [99]
+        maps = {"starts": MapUsage(10 * number, 64, 4096), "counts": MapUsage(None, 8, 100)}
+        each.usage = usage_of(maps=maps)
+    entries[2].holdings.maps = []  # let go of
+    found = samples(exposed(OwnMetrics(), tmp_path, entries))
+
+    assert values(found, "map_entries") == {"starts": 10}
+    assert values(found, "map_max_entries") == {"starts": 64, "counts": 8}
+    assert values(found, "map_memory_bytes") == {"starts": 8192, "counts": 200}
+
+
+def test_every_name_is_reserved(metrics: OwnMetrics, tmp_path: Path) -> None:
+    """Or a program could have a metric of that name."""
+    one = entry("p", 1)
+    one.holdings.maps, one.usage = [99], usage_of(runs=1, lost=1, maps={"starts": MapUsage(1, 2, 3)})
+    metrics.count_usage("p", Usage(), one.usage)
+    families = text_string_to_metric_families(exposed(metrics, tmp_path, [one], ["p"]))
+    names = {family.name + "_total" * (family.type == "counter") for family in families}
+    ours = {name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)}
+
+    assert ours <= OWN_METRICS.keys()
+    assert ours >= {"map_entries", "lost_events_total", "program_runs_total"}
 
 
 def test_targets_are_counted_by_program_and_state(tmp_path: Path) -> None:

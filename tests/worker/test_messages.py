@@ -6,18 +6,23 @@ import os
 import resource
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from ebpf_userspace_exporter.worker.bpf.usage import FunctionUsage, MapUsage
 from ebpf_userspace_exporter.worker.messages import (
     MAX_DESCRIPTORS,
     MAX_MESSAGE_BYTES,
     Collected,
     Failed,
     Linked,
+    Loaded,
     MapsMade,
     Message,
     MessageError,
+    Request,
+    parse_request,
     receive,
     send,
 )
@@ -56,9 +61,18 @@ def close(descriptors: list[int]) -> None:
     "message",
     [
         MapsMade(),
+        Loaded({"on_call": "0123456789abcdef"}),
         Linked(more=True),
         Collected(
             7, publish=True, decode_errors={"m": 2}, dropped={"no_space": 1}, warnings=('a "word"\n',), final=True
+        ),
+        Collected(
+            8,
+            publish=False,
+            series=3,
+            maps={"counts": MapUsage(7, 64, 4096), "events": MapUsage(None, 65536, 70_000)},
+            functions={"on_call": FunctionUsage(12, 1.25e-06)},
+            lost_events={"events": 5},
         ),
         Collected(0, publish=False),
         Failed(Reason.VERIFIER, "no", "R1 invalid \u20ac\n" * 100),
@@ -135,6 +149,39 @@ def test_message_that_is_too_long_is_an_error(channel: Channel) -> None:
     os.close(one)
     with pytest.raises(MessageError, match="message of more than 65536 bytes"):
         receive(ours)
+
+
+def test_as_many_maps_and_functions_as_an_image_may_have_fit(channel: Channel) -> None:
+    maps = {f"a_map_with_a_name_of_some_length_{number}": MapUsage(10_240, 10_240, 10**9) for number in range(250)}
+    functions = {f"on_a_function_with_a_name_{number}": FunctionUsage(10**12, 12345.678901234) for number in range(250)}
+
+    assert exchange(channel, Collected(1, publish=True, maps=maps, functions=functions)) == []
+
+
+def test_what_does_not_fit_is_left_out_and_the_words_first(channel: Channel) -> None:
+    ours, theirs = channel
+    maps = {"counts": MapUsage(1, 2, 3)}
+    wordy = Collected(1, publish=True, maps=maps, warnings=("w" * 1000,) * 100)
+    long_names = {f"{number}{'x' * 256}": MapUsage(1, 2, 3) for number in range(250)}
+    send(theirs, wordy)
+    assert receive(ours) == (replace(wordy, warnings=("w" * 1000,)), [])
+    send(theirs, Collected(2, publish=True, maps=long_names, lost_events={"events": 5}))
+    assert receive(ours) == (Collected(2, publish=True, lost_events={"events": 5}), [])
+
+
+@pytest.mark.parametrize(
+    ("words", "request_"),
+    [
+        (b"refresh 7", Request(7, 100, final=False)),
+        (b"refresh 7 20", Request(7, 20, final=False)),
+        (b"refresh 0 0", Request(0, 0, final=False)),
+        (b"finish", Request(0, 100, final=True)),
+        (b"finish 20", Request(0, 20, final=True)),
+    ],
+    ids=lambda value: value.decode() if isinstance(value, bytes) else "",
+)
+def test_a_request_says_how_much_to_show_or_leaves_it(words: bytes, request_: Request) -> None:
+    assert parse_request(words, 100) == request_
 
 
 def test_descriptors_that_find_no_place_are_an_error_and_none_stays_open(channel: Channel) -> None:
