@@ -107,8 +107,10 @@ def send(channel: socket.socket, message: Message, descriptors: Sequence[int] = 
         message = replace(message, message=_readable(message.message), diagnostics=_readable(message.diagnostics))
     packet = _ADAPTER.dump_json(message)
     if isinstance(message, Collected) and len(packet) > MAX_MESSAGE_BYTES:
-        # Hundreds of maps or functions with names of hundreds of letters: the values matter more.
-        packet = _ADAPTER.dump_json(replace(message, maps={}, functions={}, warnings=message.warnings[:1]))
+        packet = _ADAPTER.dump_json(replace(message, warnings=message.warnings[:1]))
+        if len(packet) > MAX_MESSAGE_BYTES:
+            # Hundreds of maps or functions with names of hundreds of letters: that the values are there matters more.
+            packet = _ADAPTER.dump_json(replace(message, maps={}, functions={}, warnings=message.warnings[:1]))
     socket.send_fds(channel, [packet], list(descriptors))
 
 
