@@ -25,6 +25,8 @@ def unread_maps(program: Program, maps: Iterable[str]) -> Iterator[str]:
 
 
 def _is_read(name: str, code: str) -> bool:
+    if not re.search(rf"\b{name}\b", code):
+        return True  # the builder's own, or a macro's
     declared = rf"\bBPF_\w+\s*\([^;]*?\b{name}\b"
     others = re.sub(declared, " ", code, count=1)
     return re.search(rf"\b{name}\b(?!\s*\.\s*{_WRITES}\s*\()", others) is not None

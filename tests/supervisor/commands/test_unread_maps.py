@@ -62,3 +62,9 @@ def test_a_name_that_begins_alike_is_another_map() -> None:
     code = "BPF_HASH(a);\nBPF_HASH(ab);\nint f(void *ctx) { ab.lookup(&key); a.increment(1); return 0; }"
 
     assert [warning.split()[2] for warning in unread_maps(program(code, "ab"), ["a", "ab"])] == ["a:"]
+
+
+def test_maps_that_the_builder_adds_are_its_own_business() -> None:
+    code = "BPF_PERF_OUTPUT(seen);\nint f(void *ctx) { seen.perf_submit(ctx, &key, 8); return 0; }"
+
+    assert list(unread_maps(program(code), ["seen__lost", "seen"])) == []

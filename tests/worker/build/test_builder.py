@@ -282,6 +282,8 @@ def test_all_maps_are_in_the_image_with_the_shape_that_the_kernel_gave_them(
         "seen": (2, 4, 8, 64),
         "scratch": (6, 4, 8, 3),
         "recent": (10, 4, 8, 10),
+        "events__lost": (2, 4, 8, 1),
+        "ring__lost": (2, 4, 8, 1),
     }
     assert [function.name for function in image.functions] == ["on_call"]
 
