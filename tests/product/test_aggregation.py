@@ -2,7 +2,6 @@
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -77,11 +76,8 @@ def test_live_processes_and_those_that_are_gone_are_one_series() -> None:
         assert set(running.values("gc_total", gen=0)) == {frozenset({("gen", "0"), ("service", "shop")})}
 
 
-def test_a_restart_is_one_reset_to_zero(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    with commanded(NAME) as target:
-        first = start(tmp_path, summed_config(), *QUICK)
-        first.wait_ready()
+def test_a_restart_is_one_reset_to_zero() -> None:
+    with exporter(summed_config(), *QUICK) as first, commanded(NAME) as target:
         wait_attachments(first, target.pid, 1)
         with commanded(NAME) as gone:
             wait_attachments(first, gone.pid, 1)
@@ -89,8 +85,9 @@ def test_a_restart_is_one_reset_to_zero(tmp_path: Path) -> None:
         target.do("collect", 6)
         until(lambda: total(first) == 14, "both")
         assert first.stop() == 0
-        (tmp_path / "log").unlink()
-        second = start(tmp_path, summed_config(), *QUICK)
+
+        (first.folder / "log").unlink()
+        second = start(first.folder, summed_config(), *QUICK)
         try:
             second.wait_ready()
             seen = [total(second)]
@@ -150,15 +147,12 @@ def test_totals_of_a_program_that_tells_targets_apart_now_are_gone() -> None:
         assert not running.values("gc_total")
 
 
-def test_nothing_is_left_when_the_exporter_has_stopped(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    running = start(tmp_path, summed_config(), *QUICK)
-    try:
-        running.wait_ready()
+def test_nothing_is_left_when_the_exporter_has_stopped() -> None:
+    with exporter(summed_config(), *QUICK) as running:
         with commanded(NAME) as target:
             wait_attachments(running, target.pid, 1)
             target.exit_after(8)
         folded(running)
-    finally:
+
         assert running.stop() == 0
-    assert not running.state_dir.exists()
+        assert not running.state_dir.exists()
