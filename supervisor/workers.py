@@ -177,10 +177,9 @@ class Workers:
             entry.refused = None
 
     def drop_all(self, now: float) -> None:
-        """Let go of everything, to exit."""
-        self.folding.define({})
+        """Let go of everything, to exit; files stay as they are, as a last scrape may be reading them."""
         for entry in list(self.entries.values()):
-            self._drop(entry, now, keep_files=False)
+            self._drop(entry, now, keep_files=True)
 
     def terminate_all(self) -> None:
         """Ask every child that is left to end."""
