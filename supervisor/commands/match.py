@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ebpf_userspace_exporter.config.errors import ConfigError
+from ebpf_userspace_exporter.config.errors import ConfigError, escape
 from ebpf_userspace_exporter.config.load import load_config
 from ebpf_userspace_exporter.config.model import Config
 from ebpf_userspace_exporter.supervisor.commands.tables import complain, show_json, show_table, show_text
@@ -62,7 +62,7 @@ def show_explanation(path: Path, pid: int, *, as_json: bool) -> int:
     if as_json:
         show_json(_explanation_document(explanation))
         return 0
-    show_text(f"process {pid}: {_command(explanation.process)}")
+    show_text(f"process {pid}: {escape(_command(explanation.process))}")
     for index, exclusion in enumerate(explanation.exclusions):
         show_text(f"\nexclude[{index}]: {exclusion.outcome}")
         _show_steps(exclusion.steps, pid)

@@ -106,6 +106,14 @@ def test_a_hostile_command_line_is_escaped(process: int, config: Path) -> None:
         assert "[bold]x" in done.stdout
 
 
+@pytest.mark.parametrize("process", ["--role=web\nsleepers: does not match"], indirect=True)
+def test_a_command_line_of_several_lines_does_not_forge_an_explanation(process: int, config: Path) -> None:
+    lines = command("match", config, "--explain", str(process)).stdout.splitlines()
+
+    assert "sleepers: does not match" not in lines
+    assert any(line.startswith("sleepers: matches") for line in lines)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
 @pytest.mark.parametrize("process", ["--role=web"], indirect=True)
 def test_without_root_a_process_of_somebody_else_is_listed_with_what_keeps_it(process: int, config: Path) -> None:
