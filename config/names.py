@@ -35,7 +35,6 @@ OWN_METRICS: Mapping[str, MetricKind] = {
     "scrape_seconds": "histogram",
     "unreadable_files_total": "counter",
     "config_last_reload_successful": "gauge",
-    "config_last_reload_timestamp_seconds": "gauge",
     "config_last_reload_success_timestamp_seconds": "gauge",
 }
 
