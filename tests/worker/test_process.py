@@ -16,6 +16,7 @@ import pytest
 from ebpf_userspace_exporter.config.model import Counter, Decoder, Label, Metrics, Program
 from ebpf_userspace_exporter.config.selector import Selector
 from ebpf_userspace_exporter.supervisor import children
+from ebpf_userspace_exporter.worker import process
 from ebpf_userspace_exporter.worker.bpf.usage import FunctionUsage
 from ebpf_userspace_exporter.worker.build import process as build_process
 from ebpf_userspace_exporter.worker.build.headers import find_headers
@@ -31,7 +32,7 @@ from ebpf_userspace_exporter.worker.messages import (
     receive,
 )
 from ebpf_userspace_exporter.worker.metric_file import read_metric_file
-from ebpf_userspace_exporter.worker.process import Assignment, run
+from ebpf_userspace_exporter.worker.process import Assignment
 from tests.product.compiled import SOURCE, Target, compile_c, run_target
 from tests.worker.run_statistics import run_statistics
 
@@ -66,6 +67,7 @@ PROGRAM = Program(
     attachment=Selector(binary_name=("target",)),
     code=CODE,
 )
+PERF_ONLY = PROGRAM.model_copy(update={"metrics": Metrics(counters=PROGRAM.metrics.counters[1:])})
 Counts = dict[tuple[str, int], float]
 
 
@@ -177,10 +179,10 @@ def start_worker(image: Image, target: Target, tmp_path: Path) -> Iterator[Start
         stack.callback(os.close, pidfd)
         started: list[Worker] = []
 
-        def start(before: Worker | None = None) -> Worker:
+        def start(before: Worker | None = None, program: Program = PROGRAM) -> Worker:
             generation = len(started) + 1
             assignment = Assignment(
-                program=PROGRAM,
+                program=program,
                 pid=target.pid,
                 image=image,
                 directory=tmp_path,
@@ -196,7 +198,7 @@ def start_worker(image: Image, target: Target, tmp_path: Path) -> Iterator[Start
             ours.settimeout(DEADLINE_SECONDS)
             pid = children.spawn(
                 "worker",
-                lambda: run(assignment, theirs, pidfd, maps, programs, attached=before is not None),
+                lambda: process.run(assignment, theirs, pidfd, maps, programs, attached=before is not None),
                 keep=(theirs.fileno(), pidfd, *maps, *programs),
             )
             theirs.close()
@@ -295,15 +297,25 @@ def test_few_events_wake_nobody(target: Target, start_worker: StartWorker) -> No
     before = worker.status("voluntary_ctxt_switches")
     for _ in range(50):
         events(target, 7, 1)
+        time.sleep(0.005)  # in which it could wake up
     worker.ask()
 
     assert worker.status("voluntary_ctxt_switches") - before < 10
     assert worker.counts()["ring", 7] == 50
 
 
-def test_many_events_are_taken_without_being_asked_for(target: Target, start_worker: StartWorker) -> None:
+@pytest.mark.parametrize("program", [PROGRAM, PERF_ONLY], ids=["both tables", "perf"])
+@pytest.mark.parametrize("turn_seconds", [0.02, 0], ids=["at once", "little by little"])
+def test_many_events_are_taken_without_being_asked_for(
+    turn_seconds: float,
+    program: Program,
+    target: Target,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Several times what the buffers hold, each time more than the quarter at which the reader is woken."""
-    worker = start_worker()
+    monkeypatch.setattr(process, "_TURN_SECONDS", turn_seconds)
+    worker = start_worker(program=program)
     worker.until_ready()
     for _ in range(12):
         before = worker.status("voluntary_ctxt_switches")
@@ -313,8 +325,16 @@ def test_many_events_are_taken_without_being_asked_for(target: Target, start_wor
             assert time.monotonic() < deadline, "nobody woke up"
             time.sleep(0.001)
 
-    assert worker.ask().lost_events == {"ring": 0, "perf": 0}
-    assert worker.counts()["ring", 7] == 18_000
+    assert not any(worker.ask().lost_events.values())
+    assert set(worker.counts().values()) == {18_000}
+
+
+def test_a_table_that_no_metric_names_is_left_alone(target: Target, start_worker: StartWorker) -> None:
+    worker = start_worker(program=PERF_ONLY)
+    worker.until_ready()
+    events(target, 7, 10_000)
+
+    assert worker.ask().lost_events.keys() == {"perf"}
 
 
 def test_the_last_answer_has_every_event_of_a_target_that_is_gone(target: Target, start_worker: StartWorker) -> None:
