@@ -90,13 +90,21 @@ class Collector:
         for histogram in program.metrics.histograms:
             self._add(HistogramRows(histogram, labels, self._files["histogram"].ledger, surroundings))
         self._is_first = True
+        self._is_unpublished = False
+        self._max_series = 0
         self._tally = Tally()
         self._told: set[str] = set()
 
     def take_event(self, table: str, event: bytes) -> None:
-        """Count an event of one of the event tables; the files show it with the next `collect`."""
+        """Count an event of one of the event tables; the files show it with the next `keep_events` or `collect`."""
         for counter in self._events.get(table, ()):
             counter.take(event, self._tally)
+
+    def keep_events(self) -> None:
+        """Write down the events that were taken: a successor, who cannot take them again, has them from the file."""
+        if self._events and not self._is_first:
+            self._admit(self._max_series)
+            self._is_unpublished |= self._files["counter"].write(self._tally)
 
     def collect(self, read_table: ReadTable, max_series: int) -> CollectReport:
         """Read each table once, bring the files up to date; what `read_table` raises goes to the caller.
@@ -108,10 +116,11 @@ class Collector:
         if self._is_first and not is_complete:
             # Without all that the maps hold, a predecessor's values cannot be gone on from: they stay in its files.
             return self._report(publish=False)
-        publish = self._is_first
+        publish, self._is_unpublished = self._is_first or self._is_unpublished, False
         if self._is_first:
             self._is_first = False
             self._settle()
+        self._max_series = max_series
         self._admit(max_series)
         for file in self._files.values():
             publish |= file.write(self._tally)

@@ -190,6 +190,7 @@ def _serve(assignment: Assignment, channel: socket.socket, sources: _Sources, fu
             ready = selector.select(0 if intake.is_behind else None)
             if not any(key.fileobj is channel for key, _ in ready):
                 intake.take(_TURN_SECONDS)
+                collector.keep_events()
             elif words := channel.recv(64):
                 collect(parse_request(words, assignment.max_series))
             else:

@@ -561,6 +561,42 @@ def test_events_are_shown_with_the_next_read_and_go_on_in_the_successor(director
     }
 
 
+def test_events_that_were_kept_are_those_of_the_successor_though_no_read_came_after_them(
+    directory: StateDirectory,
+) -> None:
+    configured = program(counter("opens_total", NAME, table="events"), counter("calls_total"))
+    collector = directory.collector(configured, event_tables={"events"})
+    collector.take_event("events", name("a"))
+    collector.keep_events()  # before the first read nothing can be known of a predecessor's
+    assert directory.collect(collector, {"calls": {}}, max_series=3).publish
+    directory.publish(configured)
+
+    for text in ("a", "b", "b", "c"):
+        collector.take_event("events", name(text))
+        collector.keep_events()
+    expected = {"opens_total{name=a}": 2, "opens_total{name=b}": 2, "calls_total{}": 0}
+    assert directory.samples() == expected
+    assert directory.generation(configured, 2, {"calls": {}, "events": {}}) == expected
+
+    assert directory.collect(collector, {"calls": {}}, max_series=3).dropped == {"max_series": 1}
+
+
+def test_a_file_that_is_written_anew_to_keep_events_is_published_with_the_next_read(directory: StateDirectory) -> None:
+    configured = program(counter("opens_total", NAME, table="events"))
+    collector = directory.collector(configured, event_tables={"events"})
+    assert directory.collect(collector, {}).publish
+    directory.publish(configured)
+    (directory.path / metric_file_name("counter", configured.name, PID)).unlink()
+
+    collector.take_event("events", name("a"))
+    collector.keep_events()
+    collector.keep_events()
+    assert directory.collect(collector, {}).publish
+    directory.publish(configured)
+    assert directory.samples() == {"opens_total{name=a}": 1}
+    assert not directory.collect(collector, {}).publish
+
+
 def test_a_bad_event_is_in_the_next_report_also_where_the_maps_cannot_be_read(directory: StateDirectory) -> None:
     configured = program(counter("opens_total", NAME, table="events"), counter("calls_total"))
     collector = directory.collector(configured, event_tables={"events"})
