@@ -1,12 +1,10 @@
 """The loop: wait for something to happen, look, decide, do. Nothing in it waits for anybody."""
 
-import contextlib
 import os
 import selectors
 import signal
-import socket
 import time
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 
@@ -21,23 +19,21 @@ from ebpf_userspace_exporter.supervisor.control import Client, ControlSocket
 from ebpf_userspace_exporter.supervisor.entry import Entry, Phase
 from ebpf_userspace_exporter.supervisor.forking import WorkerSettings
 from ebpf_userspace_exporter.supervisor.healing import Healer
-from ebpf_userspace_exporter.supervisor.matching import Definition, Matcher, definitions
+from ebpf_userspace_exporter.supervisor.lookout import Lookout
+from ebpf_userspace_exporter.supervisor.matching import Definition, definitions
 from ebpf_userspace_exporter.supervisor.notify import notify, reloading
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
-from ebpf_userspace_exporter.supervisor.processes import process_table
 from ebpf_userspace_exporter.supervisor.reconcile import Adopt, next_deadline, reconcile
 from ebpf_userspace_exporter.supervisor.refresh import Refresher
+from ebpf_userspace_exporter.supervisor.reports import Reports
+from ebpf_userspace_exporter.supervisor.signals import Signals
 from ebpf_userspace_exporter.supervisor.state_dir import CONTROL_SOCKET, StateDir
-from ebpf_userspace_exporter.supervisor.status import Load, Moment, ready_line, status_line
-from ebpf_userspace_exporter.supervisor.targets import Slot, Target
+from ebpf_userspace_exporter.supervisor.status import ready_line
 from ebpf_userspace_exporter.supervisor.webserver import WebServer, WebUser
 from ebpf_userspace_exporter.supervisor.workers import Surroundings, Workers
-from ebpf_userspace_exporter.worker.metric_file import MetricFileError, write_metric_file
-from ebpf_userspace_exporter.worker.reasons import Reason
 
 logger = structlog.get_logger()
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # what ends a process that does not handle it
 SHUT_DOWN_SECONDS = 4.0
 MAX_PASSES = 8  # of reconcile, before others get their turn
 MIN_PAUSE_SECONDS = 0.01
@@ -65,16 +61,21 @@ class Supervisor:
         settings, state_dir, user = foundations.settings, foundations.state_dir, foundations.web_user
         config = foundations.loaded.config
         self._definitions: dict[str, Definition] = definitions(config.programs)
-        self._matcher = Matcher(self._definitions, config.exclude, rescan_seconds=settings.rescan_interval)
         self._selector = selectors.DefaultSelector()
-        self._signals: set[int] = set()
-        self._wakeup, self._signalled = _catch_signals(self._signals)
-        self._selector.register(self._wakeup, selectors.EVENT_READ, lambda _now: None)
+        self._signals = Signals()
+        self._selector.register(self._signals.wakeup, selectors.EVENT_READ, lambda _now: None)
         self._metrics = OwnMetrics()
         self._metrics.attach_mode.labels("uprobe_multi" if foundations.uprobe_multi else "perf_event").set(1)
         self._metrics.announce(self._definitions)
-        self._started = time.time()
-        self._note_load()
+        self._reports = Reports(self._metrics, state_dir, user.group)
+        self._reports.note_load()
+        self._lookout = Lookout(
+            self._definitions,
+            config.exclude,
+            self._metrics,
+            scan_interval=settings.scan_interval,
+            rescan_interval=settings.rescan_interval,
+        )
         self._builds = foundations.builds
         self._workers = Workers(
             Surroundings(
@@ -99,14 +100,8 @@ class Supervisor:
             on_status=self._status_line,
         )
         self._web = WebServer(settings.listen, settings.metrics_path, state_dir.path, user)
-        self._desired: dict[Slot, Target] = {}
-        self._leaderless: Set[Slot] = frozenset()
-        self._left_out: Mapping[str, int] = {}
-        self._scan_at = 0.0
         self._reconcile_at = 0.0
-        self._first: frozenset[Slot] | None = None
         self._is_ready = False
-        self._unwritten = ""  # why the own metrics could not be written the last time
         self._stop: int | None = None
 
     def run(self) -> int:
@@ -123,7 +118,7 @@ class Supervisor:
         """Sleep until something happens or is due, and take in what has happened; return the time."""
         due = min(
             0.0 if self._workers.has_changed else inf,
-            self._scan_at,
+            self._lookout.next_look,
             self._reconcile_at,
             self._refresher.next_deadline(),
             self._control.next_deadline(),
@@ -136,54 +131,29 @@ class Supervisor:
         now = time.monotonic()
         for key, _ in ready:
             key.data(now)
-        for number in self._read_signals():
+        for number in self._signals.read():
             self._on_signal(number, now)
         return now
 
     def _observe(self, now: float) -> None:
-        if now < self._scan_at:
+        table = self._lookout.look(self._workers.entries, now)
+        if table is None:
             return
-        self._scan_at = now + self._foundations.settings.scan_interval
-        try:
-            table = process_table()
-        except OSError as error:
-            logger.error("cannot look at the processes; those known go on", error=str(error))
-            return
-        look = self._matcher.look(table, now, os.getpid(), self._workers.entries.keys())
-        self._desired, self._leaderless = look.targets, look.leaderless
-        self._note_left_out(look.left_out)
-        for slot, entry in self._workers.entries.items():
-            entry.leader_exited = slot in self._leaderless and entry.is_taken_up
-            if entry.leader_exited or (slot in look.unreadable and entry.is_taken_up):
-                self._desired[slot] = entry.target  # it lives; what it executes cannot be told now
         if self._foundations.uprobe_multi:
             self._healer.look(table, self._workers.entries.values(), now)
-        if self._first is None:
-            self._first = frozenset(self._desired)
         self._workers.has_changed = True
-
-    def _note_left_out(self, left_out: Mapping[str, int]) -> None:
-        """Count and tell targets beyond max_targets when they come, not with every look."""
-        for name, number in left_out.items():
-            before = self._left_out.get(name, 0)
-            if number > before:
-                self._metrics.dropped_series.labels(name, "max_targets").inc(number - before)
-            if not before:
-                limit = self._definitions[name].program.max_targets
-                logger.warning("more targets than max_targets", program=name, max_targets=limit, left_out=number)
-        self._left_out = left_out
 
     def _decide_and_do(self, now: float) -> None:
         for _ in range(MAX_PASSES):
             if not self._workers.has_changed and now < self._reconcile_at:
                 break
             self._workers.has_changed = False
-            self._forget_exited()
+            self._lookout.forget_exited(self._workers.entries)
             digests = {name: definition.digest for name, definition in self._definitions.items()}
-            for action in reconcile(self._desired, self._workers.entries, digests, now):
+            for action in reconcile(self._lookout.desired, self._workers.entries, digests, now):
                 self._workers.perform(action, self._definitions, now)
                 if isinstance(action, Adopt) and action.target.slot not in self._workers.entries:
-                    del self._desired[action.target.slot]  # gone, or refused: the next look will tell
+                    del self._lookout.desired[action.target.slot]  # gone, or refused: the next look will tell
             self._reconcile_at = min(
                 (next_deadline(entry, now) for entry in self._workers.entries.values()), default=inf
             )
@@ -196,20 +166,13 @@ class Supervisor:
         self._web.start(now)
         self._become_ready()
 
-    def _forget_exited(self) -> None:
-        """Want no target whose exit was told since the last look, which still shows it: it would be taken up again."""
-        for slot, entry in self._workers.entries.items():
-            wanted = self._desired.get(slot)
-            if entry.exited and wanted is not None and wanted.start_ticks == entry.target.start_ticks:
-                del self._desired[slot]
-
     def _become_ready(self) -> None:
         """Ready is: every target of the first look has been attached, or has failed to."""
         entries = self._workers.entries
         if (
             self._is_ready
-            or self._first is None
-            or any(_is_new(entries[slot]) for slot in self._first if slot in entries)
+            or self._lookout.first is None
+            or any(_is_new(entries[slot]) for slot in self._lookout.first if slot in entries)
         ):
             return
         self._is_ready = True
@@ -217,24 +180,9 @@ class Supervisor:
         attached = sum(entry.is_enabled for entry in entries.values())
         notify("READY=1", f"STATUS={attached} targets attached")
         logger.info("ready", attached=attached, not_attached=len(entries) - attached)
-        self._tell_unmatched()
-
-    def _tell_unmatched(self) -> None:
-        """Say which programs have nothing to do: a misspelt name looks like a process that has not started yet."""
-        matched = {slot.program for slot in self._desired}
-        for name in self._definitions:
-            if name not in matched:
-                logger.info("no process matches yet", program=name)
+        self._lookout.tell_unmatched()
 
     # Events
-
-    def _read_signals(self) -> set[int]:
-        with contextlib.suppress(BlockingIOError):
-            while self._wakeup.recv(4096):
-                pass
-        numbers = self._signals.copy()
-        self._signals -= numbers
-        return numbers
 
     def _on_signal(self, number: int, now: float) -> None:
         match number:
@@ -264,26 +212,19 @@ class Supervisor:
             loaded = load_config(path, trusted=self._foundations.trusted)
         except ConfigError as error:
             logger.error("config not reloaded; the one before stays in force", errors=str(error))
-            self._note_load(str(error))
+            self._reports.note_load(str(error))
         else:
             for text in loaded.warnings:
                 logger.warning("config", warning=text)
             self._definitions = definitions(loaded.config.programs)
-            self._matcher.define(self._definitions, loaded.config.exclude)
+            self._lookout.define(self._definitions, loaded.config.exclude)
             self._metrics.announce(self._definitions)
             self._builds.retain(definition.digest for definition in self._definitions.values())
             self._workers.on_reload(self._definitions)
-            self._note_load()
-            self._scan_at = 0.0
+            self._reports.note_load()
             logger.info("config reloaded", programs=len(self._definitions))
         self._write_own_metrics()
         notify("READY=1")
-
-    def _note_load(self, error: str = "") -> None:
-        self._last_reload = Load(time.time(), successful=not error, error=error)
-        self._metrics.reload_successful.set(not error)
-        if not error:
-            self._metrics.reload_time.set_to_current_time()
 
     def _finish_refresh(self, clients: Iterable[Client], fresh: int, stale: int) -> None:
         self._write_own_metrics()
@@ -295,35 +236,11 @@ class Supervisor:
                 entry.deadline = max(entry.deadline, time.monotonic() + READ_SECONDS)
 
     def _write_own_metrics(self) -> None:
-        state_dir, group = self._foundations.state_dir, self._foundations.web_user.group
-        try:
-            files = self._metrics.files(self._workers.entries.values(), self._definitions, self._states())
-            for kind, content in files.items():
-                write_metric_file(f"{kind}_supervisor.own", content, group, directory_fd=state_dir.descriptor)
-        except MetricFileError as error:
-            if str(error) != self._unwritten:  # a full file system stays full: not a line with every scrape
-                logger.error("own metrics not written", error=str(error))
-            self._unwritten = str(error)
-        else:
-            self._unwritten = ""
-
-    def _states(self) -> list[tuple[str, str]]:
-        """Return program and state of every target, and of those that are not taken up for want of a leader."""
-        entries = self._workers.entries
-        left_out = [(slot.program, str(Reason.LEADER_EXITED)) for slot in self._leaderless if slot not in entries]
-        return [*((slot.program, entry.state) for slot, entry in entries.items()), *left_out]
+        self._reports.write_metrics(self._workers.entries, self._lookout.leaderless, self._definitions)
 
     def _status_line(self) -> str:
-        entries = self._workers.entries
-        return status_line(
-            entries.values(),
-            [slot for slot in self._leaderless if slot not in entries],
-            self._definitions,
-            ready=self._is_ready,
-            started=self._started,
-            last_reload=self._last_reload,
-            now=Moment(time.monotonic(), time.time()),
-        )
+        entries, leaderless = self._workers.entries, self._lookout.leaderless
+        return self._reports.status(entries, leaderless, self._definitions, ready=self._is_ready)
 
     # The end
 
@@ -356,25 +273,10 @@ class Supervisor:
         deadline = time.monotonic() + seconds
         while self._has_children() and time.monotonic() < deadline:
             self._selector.select(max(0.0, deadline - time.monotonic()))
-            self._read_signals()
+            self._signals.read()
             for pid, exit_code in children.reap().items():
                 self._on_child_exit(pid, exit_code, time.monotonic())
 
 
 def _is_new(entry: Entry) -> bool:
     return entry.attempts == 0 and entry.phase in (Phase.WAITING, Phase.STARTING)
-
-
-def _catch_signals(numbers: set[int]) -> tuple[socket.socket, socket.socket]:
-    """Have signals wake whoever waits for the first socket; a handler does nothing but note the number.
-
-    The bytes in the socket would tell it too, but when many children exit at once there is no room for all of them.
-    """
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    theirs.setblocking(False)
-    for number in (*STOPPING, signal.SIGCHLD):
-        signal.signal(number, lambda number, _: numbers.add(number))
-    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-    return ours, theirs

@@ -12,7 +12,8 @@ from ebpf_userspace_exporter.config.load import Loaded
 from ebpf_userspace_exporter.config.settings import Settings
 from ebpf_userspace_exporter.supervisor.builds import Builds
 from ebpf_userspace_exporter.supervisor.descriptors import raise_limit
-from ebpf_userspace_exporter.supervisor.loop import STOPPING, Foundations, Supervisor
+from ebpf_userspace_exporter.supervisor.loop import Foundations, Supervisor
+from ebpf_userspace_exporter.supervisor.signals import STOPPING
 from ebpf_userspace_exporter.supervisor.state_dir import StateDir, StateDirError
 from ebpf_userspace_exporter.supervisor.webserver import WebUserError, web_user
 from ebpf_userspace_exporter.worker.bpf.selftest import perf_uprobes_work, uprobe_multi_works
