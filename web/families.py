@@ -1,7 +1,6 @@
 """Merges metric files into families of samples: equal labels are combined, a contradicting file is left out whole."""
 
 import math
-import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -14,8 +13,21 @@ Labels = tuple[tuple[str, str], ...]
 # The library is typed but for this function.
 format_value: Callable[[float], str] = floatToGoString
 
-_COMBINED: Mapping[Combine, Callable[[float, float], float]] = {
-    Combine.SUM: operator.add,
+
+def _exact_sum(values: Iterable[float]) -> float:
+    """Return the sum, rounded once: one that depended on the files' order would fall when a file gets another name.
+
+    What falls by the least bit is a counter that began anew, to Prometheus.
+    """
+    values = list(values)
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):  # beyond the largest number, or of both infinities
+        return sum(values)
+
+
+_COMBINED: Mapping[Combine, Callable[[Iterable[float]], float]] = {
+    Combine.SUM: _exact_sum,
     Combine.MAX: max,
     Combine.MIN: min,
 }
@@ -111,9 +123,8 @@ def _exposed_name(entry: Entry, kind: Kind) -> str:
 @dataclass(slots=True)
 class _Series:
     labels: Labels
-    value: float = 0.0
+    values: list[float] = field(default_factory=list)
     buckets: dict[float, float] = field(default_factory=dict)
-    has_value: bool = False
 
 
 @dataclass(slots=True)
@@ -131,25 +142,24 @@ class _Metric:
             series = self.series[identity] = _Series(entry.labels)
         if entry.upper_bound is not None:
             series.buckets[entry.upper_bound] = series.buckets.get(entry.upper_bound, 0.0) + entry.value
-        elif series.has_value:
-            series.value = _COMBINED[self.combine](series.value, entry.value)
         else:
-            series.value, series.has_value = entry.value, True
+            series.values.append(entry.value)
 
     def samples(self, name: str) -> Iterator[Sample]:
+        combined = _COMBINED[self.combine]
         for series in sorted(self.series.values(), key=lambda series: series.labels):
             if self.kind is not Kind.HISTOGRAM:
-                yield Sample(name, series.labels, series.value)
-            elif series.has_value and math.inf in series.buckets:
-                yield from _histogram_samples(name, series)
+                yield Sample(name, series.labels, combined(series.values))
+            elif series.values and math.inf in series.buckets:
+                yield from _histogram_samples(name, series, combined(series.values))
             # Else a writer was adding this series while we read: keys come one by one. The next scrape has it.
 
 
-def _histogram_samples(name: str, series: _Series) -> Iterator[Sample]:
+def _histogram_samples(name: str, series: _Series, total: float) -> Iterator[Sample]:
     """Yield cumulative buckets, `le` last as client_golang writes it, then sum and count."""
     count = 0.0
     for upper_bound, own_count in sorted(series.buckets.items()):
         count += own_count
         yield Sample(f"{name}_bucket", (*series.labels, ("le", format_value(upper_bound))), count)
-    yield Sample(f"{name}_sum", series.labels, series.value)
+    yield Sample(f"{name}_sum", series.labels, total)
     yield Sample(f"{name}_count", series.labels, count)

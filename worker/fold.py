@@ -4,6 +4,8 @@ Only where targets are not told apart by their labels: there a sum would fall wh
 """
 
 import json
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,13 +44,13 @@ def fold(program: Program, directory: Path, retired: Sequence[int], generation: 
             path = directory / name
             try:
                 if path.exists():
-                    _add(totals, {key: value for key, (value, _) in read_metric_file(path).items()})
+                    # Each for itself: what a former definition had other bounds for is not in the present one's way.
+                    _add(totals, shape.kept(_totals_in(path)))
             except MetricFileError as error:
                 unreadable.append(str(error))
-        kept = shape.kept(totals)
-        series += len({_set_of(key) for key in kept})
-        if kept:
-            _write(directory / f"{names[0]}.{generation}.tmp", kept, group)
+        series += len({_set_of(key) for key in totals})
+        if totals:
+            _write(directory / f"{names[0]}.{generation}.tmp", totals, group)
     return FoldReport(series, tuple(unreadable))
 
 
@@ -104,9 +106,32 @@ def _set_of(key: str) -> str:
     return json.dumps([family, {name: text for name, text in labels.items() if name != "le"}])
 
 
+def _totals_in(path: Path) -> Totals:
+    """Return what a file holds; MetricFileError also for what no reader would show, and would spoil a sum."""
+    totals: Totals = {}
+    for key, (value, _) in read_metric_file(path).items():
+        try:
+            family, sample, labels, _ = json.loads(key)
+            is_good = isinstance(family, str) and isinstance(sample, str) and isinstance(labels, dict)
+        except (ValueError, TypeError, RecursionError):
+            is_good = False
+        if not is_good or not 0 <= value < math.inf:
+            raise MetricFileError(f"{path.name}: {key[:200]!r} is no series, or {value} no total")
+        totals[key] = value
+    return totals
+
+
 def _add(totals: Totals, more: Mapping[str, float]) -> None:
     for key, value in more.items():
-        totals[key] = totals.get(key, 0.0) + value
+        totals[key] = _sum_rounded_up(totals.get(key, 0.0), value)
+
+
+def _sum_rounded_up(one: float, other: float) -> float:
+    """Return the sum, not less than it is: what was shown of the two apart must not fall when they are one."""
+    total = one + other
+    if math.isinf(total):
+        return sys.float_info.max
+    return math.nextafter(total, math.inf) if math.fsum((one, other, -total)) > 0 else total
 
 
 def _write(path: Path, totals: Mapping[str, float], group: int | None) -> None:

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -35,6 +36,20 @@ def test_equal_labels_are_summed_whatever_their_order() -> None:
     (family,) = merged(one, other)
 
     assert family.samples == (Sample("gc_total", (("zone", "b"), ("pid", "1")), 5.0),)
+
+
+def test_a_sum_does_not_depend_on_the_order_of_the_files() -> None:
+    files = [counter(("x_total", (), value)) for value in (0.1, 0.2, 0.3, 1e16, 0.7)]
+
+    sums = {family.samples[0].value for order in itertools.permutations(files) for family in merged(*order)}
+
+    assert len(sums) == 1
+
+
+def test_a_sum_beyond_the_largest_number_is_infinite() -> None:
+    files = [counter(("x_total", (), 1.7e308)) for _ in range(2)]
+
+    assert merged(*files)[0].samples[0].value == math.inf
 
 
 def test_order_does_not_depend_on_the_files_order() -> None:
