@@ -4,7 +4,7 @@ import ctypes
 import mmap
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
 _SYS_OPENAT2 = 437  # the same number on every architecture
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
 _DELETED = " (deleted)"
+_MAX_MAPS_BYTES = 16 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -44,14 +45,21 @@ class MappedFile:
 
 
 def mapped_files(pid: int) -> tuple[MappedFile, ...]:
-    """Return every file that the process has mapped, once each, paths as the process sees them; or TargetGone."""
+    """Return every file that the process has mapped, once each, paths as the process sees them.
+
+    TargetGone, or AttachError for a process whose list of mappings is longer than any honest one's.
+    """
     with _target(pid):
         root = str(Path(f"/proc/{pid}/root").readlink())
-        lines = Path(f"/proc/{pid}/maps").read_bytes().split(b"\n")
-    if len(lines) == 1:  # a zombie has no memory
+        # The supervisor reads it too, and anybody can have 65530 mappings with paths of 4 KiB.
+        with open(f"/proc/{pid}/maps", "rb") as maps:  # noqa: PTH123 - pathlib reads all there is
+            content = maps.read(_MAX_MAPS_BYTES + 1)
+    if not content:  # a zombie has no memory
         raise TargetGone(pid)
+    if len(content) > _MAX_MAPS_BYTES:
+        raise AttachError(Reason.ATTACH, f"process {pid} has too many mappings: over {_MAX_MAPS_BYTES} bytes of them")
     found: dict[tuple[int, int], MappedFile] = {}
-    for mapped in _parse_maps(lines, root):
+    for mapped in _parse_maps(_first_of_each_file(content), root):
         known = found.get((mapped.device, mapped.inode))
         if known is None or (mapped.is_executable and not known.is_executable):
             found[mapped.device, mapped.inode] = mapped
@@ -198,7 +206,20 @@ def _target(pid: int) -> Iterator[None]:
         raise AttachError(Reason.PERMISSION, f"process {pid}: {error.strerror}: {error.filename}") from error
 
 
-def _parse_maps(lines: Sequence[bytes], root: str) -> Iterator[MappedFile]:
+def _first_of_each_file(content: bytes) -> Iterator[bytes]:
+    """Yield of each file in /proc/PID/maps its first line, and its first executable one: the others tell nothing new.
+
+    To parse each line of somebody who has mapped one file 65530 times would take seconds.
+    """
+    seen: set[tuple[int, bytes, bytes]] = set()
+    for line in content.split(b"\n"):
+        fields = line.split(None, 5)
+        if len(fields) == 6 and (key := (fields[1][2], fields[3], fields[4])) not in seen:
+            seen.add(key)
+            yield line
+
+
+def _parse_maps(lines: Iterable[bytes], root: str) -> Iterator[MappedFile]:
     for line in lines:
         mapped = mapped_file(line, root)
         if mapped is not None:

@@ -1,5 +1,6 @@
 """The very file that is mapped is opened, or an error says why not."""
 
+import contextlib
 import mmap
 import os
 import subprocess
@@ -92,6 +93,55 @@ def test_every_mapped_file_is_listed_once_with_an_executable_range(start: Start,
         Path(PYTHON).name: True,
         "libc.so.6": True,
     }.items()
+
+
+def test_of_a_file_that_is_mapped_often_an_executable_range_is_found(folder: Path) -> None:
+    code = """
+import mmap, os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+held = [mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | (number % 2 and mmap.PROT_WRITE))
+        for number in range(5000)]
+held.append(mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_EXEC))
+print("mapped", flush=True)
+sys.stdin.read()
+"""
+    path = write(folder / "data", "data")
+    with mapper(code, str(path)) as pid:
+        [mapped] = [mapped for mapped in mapped_files(pid) if mapped.path == str(path)]
+
+    assert mapped.is_executable
+
+
+def test_a_process_that_has_mapped_more_than_can_be_read_in_time_is_refused(folder: Path) -> None:
+    code = """
+import mmap, os, sys
+for name in sys.argv[2:]:
+    os.mkdir(name)
+    os.chdir(name)
+fd = os.open("data", os.O_RDWR | os.O_CREAT)
+os.write(fd, b"data")
+held = [mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | (number % 2 and mmap.PROT_WRITE))
+        for number in range(6000)]
+print("mapped", flush=True)
+sys.stdin.read()
+"""
+    with mapper(code, "", str(folder / ("x" * 250)), *["x" * 250] * 14) as pid, pytest.raises(AttachError) as caught:
+        mapped_files(pid)
+
+    assert "too many mappings" in str(caught.value)
+
+
+@contextlib.contextmanager
+def mapper(code: str, *arguments: str) -> Iterator[int]:
+    """Run a Python that says when it has mapped everything; yield its pid."""
+    process = subprocess.Popen(
+        [PYTHON, "-c", code, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with process:
+        assert process.stdout
+        assert process.stdout.readline() == b"mapped\n"
+        yield process.pid
+        process.communicate(timeout=20)
 
 
 @pytest.mark.parametrize("name", ["two words", "new\nline", "it (deleted)", "ümlaut", "(deleted)"])
