@@ -21,6 +21,7 @@ class KindFile:
         self._temporary = temporary
         self._group = group
         self._file: MetricFile | None = None
+        self._has_predecessor = False  # what is at `path` is whole, and all of it is in the ledger
         self._unsaid: list[str] = []
         self._said: set[str] = set()
 
@@ -28,6 +29,7 @@ class KindFile:
         """Take over the values of the file that is there; one that cannot be read counts as none."""
         try:
             self.ledger.restore(read_metric_file(self._path), multipliers)
+            self._has_predecessor = True
         except MetricFileError as error:
             if self._path.exists():
                 self._unsaid.append(f"{error}; totals start from what the maps hold")
@@ -42,6 +44,12 @@ class KindFile:
             self._file = file = self._renewed(tally)
         if file is not None:
             self._place(file, tally)
+            if self._has_predecessor and self.ledger.unplaced:
+                # Readers would miss what the file before still shows: it stays until there is room for all.
+                self._discard()
+                file = None
+        if file is not None:
+            self._has_predecessor = False
             for series in self.ledger.changed:
                 if series.slot is not None:
                     file.store(series.slot, series.refresh_value(), float(series.total))
@@ -55,6 +63,10 @@ class KindFile:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _discard(self) -> None:
+        self.close()
+        discard(str(self._temporary), None)
 
     def _renewed(self, tally: Tally) -> MetricFile | None:
         self.close()

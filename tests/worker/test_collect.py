@@ -525,6 +525,25 @@ def test_without_room_for_a_file_the_one_before_stays(small_tmpfs: StateDirector
     assert small_tmpfs.samples() == {"calls_total{}": 7}
 
 
+def test_without_room_for_all_series_the_file_before_stays_that_has_them(small_tmpfs: StateDirectory) -> None:
+    configured = program(histogram("size", NAME))
+    tables: Tables = {"size": {bucket(0, f"label {number}"): number for number in range(1, 4)}}
+    before = small_tmpfs.generation(configured, 1, tables)
+    ballast = small_tmpfs.path / "ballast"
+    ballast.write_bytes(bytes(12 << 10))
+    collector = small_tmpfs.collector(configured, generation=2)
+
+    small_tmpfs.collect(collector, tables)
+    small_tmpfs.publish(configured, generation=2)
+
+    assert small_tmpfs.samples() == before
+    ballast.unlink()
+    assert small_tmpfs.collect(collector, {"size": {bucket(0, f"label {number}"): 9 for number in range(1, 4)}}).publish
+    small_tmpfs.publish(configured, generation=2)
+    assert small_tmpfs.samples().keys() == before.keys()
+    assert small_tmpfs.samples()["size_count{name=label 1}"] == 9
+
+
 def test_totals_outlive_the_worker_exactly_whatever_they_are_multiplied_by(directory: StateDirectory) -> None:
     configured = program(counter("wait_seconds_total", NAME, multiplier=1e-9), counter("cost", multiplier=1 / 3))
     counts = [999_999_999, 2**40 + 1, 2**40 + 1, 5, 2**52 + 1]
