@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ebpf_userspace_exporter.worker.file_names import discard, rename
 
-MAX_FILE_BYTES = 256 << 20
+MAX_FILE_BYTES = 64 << 20  # as much as readers take
 
 _HEADER = struct.Struct("=i4x")
 _LENGTH = struct.Struct("=i")

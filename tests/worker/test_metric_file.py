@@ -6,12 +6,16 @@ import stat
 import struct
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client.mmap_dict import MmapedDict
 
+from ebpf_userspace_exporter.supervisor.selection.labels import MAX_VALUE_CHARACTERS
+from ebpf_userspace_exporter.web.metric_files import MetricFile as ReadableFile
+from ebpf_userspace_exporter.web.metric_files import read_metric_files
 from ebpf_userspace_exporter.worker.metric_file import (
     MetricFile,
     MetricFileError,
@@ -366,3 +370,27 @@ def test_a_missing_file_a_directory_a_link_and_a_pipe_are_errors(path: Path, tmp
 def test_errors_name_the_file_and_the_cause(path: Path) -> None:
     with pytest.raises(MetricFileError, match=f"{path.name}: {os.strerror(errno.ENOENT)}"):
         read_metric_file(path)
+
+
+def test_a_reader_takes_the_largest_file_that_is_written(path: Path) -> None:
+    file = MetricFile.create(path, group=None)
+    keys = (
+        metric_key("calls", "calls_total", [("number", str(each)), ("text", "x" * 60_000)], "") for each in range(2000)
+    )
+    with pytest.raises(NoSpaceError):
+        deque(map(file.slot, keys), maxlen=0)
+    file.close()
+
+    [read] = read_metric_files(path.parent)
+
+    assert isinstance(read, ReadableFile), read
+    assert len(read.entries) > 1000
+
+
+def test_a_reader_takes_the_longest_texts_that_a_target_can_choose(path: Path) -> None:
+    labels = [(f"variable_{number}", "\N{GRINNING FACE}" * MAX_VALUE_CHARACTERS) for number in range(20)]
+    write_metric_file(path, {metric_key("calls", "calls_total", labels, ""): (1.0, 1.0)}, None)
+
+    [read] = read_metric_files(path.parent)
+
+    assert isinstance(read, ReadableFile), read
