@@ -13,7 +13,7 @@ import pytest
 
 from tests.product.compiled import SOURCE, Target, compile_c, run_target
 from tests.product.exporter import Exporter, exporter, free_port, series, until
-from tests.product.faults import wait_for_worker, worker_of
+from tests.product.faults import wait_for_worker, wait_until_gone, worker_of
 from tests.worker.run_statistics import run_statistics
 
 pytestmark = pytest.mark.bpf
@@ -109,6 +109,7 @@ def test_counted_and_lost_are_all_there_was_over_a_killed_and_a_stopped_worker(
     running.scrape()
     worker = wait_for_worker(running, target.pid)
     os.kill(worker, signal.SIGKILL)
+    wait_until_gone({worker})  # until then events go into a perf buffer that nobody will read
     events(target, 7, 500)
     worker = wait_for_worker(running, target.pid, after=worker)
     until(lambda: counted(running, "ring") == 1500, "the successor has read what its predecessor had not")
