@@ -90,8 +90,9 @@ def run(
         except TargetGone as error:
             send(channel, Failed(Reason.TARGET_CHANGED, str(error)))
         else:
-            names = (function.name for function in assignment.image.functions)
-            _serve(assignment, channel, sources, dict(zip(names, programs, strict=bool(programs))))
+            # A predecessor that was to read one last time has loaded none.
+            names = [function.name for function in assignment.image.functions] if programs else []
+            _serve(assignment, channel, sources, dict(zip(names, programs, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
