@@ -4,7 +4,7 @@ import errno
 import os
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,38 +47,50 @@ def open_files(state_directory: Path) -> Iterator[list[OpenFile]]:
 
 
 def _open_in_one_epoch(directory: int) -> list[OpenFile]:
+    files: dict[int, OpenFile] = {}
     for _ in range(_ATTEMPTS):
         epoch = _epoch(directory)
-        files = _open_all(directory)
+        files = _open_all(directory, files)
         if epoch % 2 == 0 and _epoch(directory) == epoch:
-            return files
-        _close(files)
+            return list(files.values())
         time.sleep(_PAUSE_SECONDS)
-    return _open_all(directory)
+    return list(_open_all(directory, files).values())
 
 
-def _open_all(directory: int) -> list[OpenFile]:
+def _open_all(directory: int, before: dict[int, OpenFile]) -> dict[int, OpenFile]:
+    """Return all files by inode; those open from `before` are not opened again, whatever their names are now.
+
+    A thousand targets that leave one after another would else change something during each attempt.
+    """
     # The supervisor's own first: where two files claim one name, the first has it, and own names are reserved.
-    names = os.listdir(directory)
-    wanted = [name for name in names if name.endswith(_ENDINGS)]
-    files: list[OpenFile] = []
-    for name in sorted(wanted, key=lambda name: (not name.endswith(_SUPERVISORS), name)):
+    with os.scandir(directory) as entries:
+        wanted = [(entry.name, entry.inode()) for entry in entries if entry.name.endswith(_ENDINGS)]
+    wanted.sort(key=lambda each: (not each[0].endswith(_SUPERVISORS), each[0]))
+    files: dict[int, OpenFile] = {}
+    for name, inode in wanted:
+        if inode in files:
+            continue  # it was renamed while we listed
+        known = before.pop(inode, None)
+        if known is not None and known.error is None:
+            files[inode] = OpenFile(name, known.descriptor)
+            continue
         # O_NONBLOCK: opening a FIFO of that name would otherwise wait for a writer for ever.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            files.append(OpenFile(name, os.open(name, flags, dir_fd=directory)))
+            files[inode] = OpenFile(name, os.open(name, flags, dir_fd=directory))
         except FileNotFoundError:
             # The supervisor removes a target's files when its grace is over: those series have ended.
             continue
         except OSError as error:
             if error.errno == errno.EMFILE and files:
-                _close(files)
+                _close([*files.values(), *before.values()])
                 raise OSError(errno.EMFILE, f"{len(wanted)} metric files: raise LimitNOFILE") from error
-            files.append(OpenFile(name, -1, error))
+            files[inode] = OpenFile(name, -1, error)
+    _close(before.values())
     return files
 
 
-def _close(files: list[OpenFile]) -> None:
+def _close(files: Iterable[OpenFile]) -> None:
     for file in files:
         if file.descriptor >= 0:
             os.close(file.descriptor)

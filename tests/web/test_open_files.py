@@ -73,6 +73,33 @@ def test_a_change_that_never_ends_is_not_waited_for(tmp_path: Path) -> None:
     assert descriptors() == before
 
 
+def test_what_is_open_already_is_not_opened_again_where_others_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a reader of a thousand files would not get through between two changes."""
+    set_epoch(tmp_path, 1)
+    for name in ("counter_a.db", "counter_b.db"):
+        (tmp_path / name).write_bytes(b"x")
+    opened: list[str] = []
+    real_open = os.open
+
+    def open_and_note(path: str, flags: int, *, dir_fd: int | None = None) -> int:
+        if len(opened) == 2 and path == "epoch":
+            (tmp_path / "counter_a.db").rename(tmp_path / "counter_c.db")
+            (tmp_path / "counter_b.db").unlink()
+            opened.append("changed")
+        opened.extend([path] if str(path).startswith("counter") else [])
+        return real_open(path, flags, dir_fd=dir_fd)
+
+    before = descriptors()
+    monkeypatch.setattr(os, "open", open_and_note)
+    with open_files(tmp_path) as files:
+        assert [(file.name, os.read(file.descriptor, 9)) for file in files] == [("counter_c.db", b"x")]
+
+    assert opened == ["counter_a.db", "counter_b.db", "changed"]
+    assert descriptors() == before
+
+
 def test_a_file_that_cannot_be_opened_is_told_with_its_error(tmp_path: Path) -> None:
     (tmp_path / "counter_a.db").symlink_to("/etc/passwd")
 
