@@ -83,6 +83,7 @@ class Supervisor:
                 settings.exit_grace,
                 settings.rescan_interval,
                 WorkerSettings(state_dir, user.group, foundations.uprobe_multi),
+                self._reports.note_load,
             ),
             self._builds,
             self._metrics,

@@ -3,7 +3,7 @@
 import itertools
 import os
 import selectors
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import assert_never
@@ -32,6 +32,7 @@ from ebpf_userspace_exporter.supervisor.failures import FailureLog
 from ebpf_userspace_exporter.supervisor.forking import WorkerSettings, fork_error, fork_worker
 from ebpf_userspace_exporter.supervisor.matching import Definition
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
+from ebpf_userspace_exporter.supervisor.pilots import Pilots
 from ebpf_userspace_exporter.supervisor.processes import read_process
 from ebpf_userspace_exporter.supervisor.reconcile import (
     Action,
@@ -66,6 +67,7 @@ MAX_RETRY_SECONDS = 60.0
 FIRST_RESTART_SECONDS = 0.1
 FIRST_RETRY_SECONDS = 1.0
 MAX_LAST_READERS = 2
+MAX_WORDS = 4096  # of the tool's diagnostics, which are kept for every target
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class Surroundings:
     exit_grace: float
     rescan_interval: float
     worker_settings: WorkerSettings
+    note_refused: Callable[[str], None]  # a changed program that is not taken, and why
 
 
 class Workers:
@@ -93,6 +96,8 @@ class Workers:
         self._builds = builds
         self._metrics = metrics
         self._failures = FailureLog(metrics)
+        self._note_refused = surroundings.note_refused
+        self._pilots = Pilots()
         self._by_pid: dict[int, Entry] = {}
         self._left_behind: dict[Slot, float] = {}  # slots about to be taken again, and until when what is in them shows
         self._detacher = Detacher(self._selector, self._by_pid)
@@ -232,7 +237,6 @@ class Workers:
                 entry.retry_at = now + self._recheck_seconds(entry, now)
                 return
             if not entry.holdings.links and not self._prepare(entry, now):
-                entry.retry_at = inf  # until a build ends
                 return
             self._fork_worker(entry, now)
         except AttachError as error:
@@ -243,7 +247,7 @@ class Workers:
             self._fail(entry, fork_error(error), now)
 
     def _prepare(self, entry: Entry, now: float) -> bool:
-        """Find the image; maps made for another one, and their series, end here. False if there is none yet."""
+        """Find the image; maps made for another one, and their series, end here. False if it is to be waited for."""
         if entry.mapped_code is None or entry.is_lacking:
             # Before it is searched: what is mapped meanwhile must seem new.
             entry.mapped_code, entry.reason = mapped_code(entry.slot.pid), None
@@ -254,10 +258,14 @@ class Workers:
                 self._end_series(entry)  # it has executed something that cannot be probed
             raise
         if image is None:
+            entry.retry_at = inf  # until a build ends
             return False
         if image is not entry.holdings.image:
             self._end_series(entry)
             entry.holdings.image = image
+        if not self._pilots.may_load(image, entry.slot):
+            entry.retry_at = inf
+            return False
         return True
 
     def _fork_worker(self, entry: Entry, now: float) -> None:
@@ -273,6 +281,7 @@ class Workers:
         logger.info("target executed another program", program=target.slot.program, pid=target.slot.pid)
         self._builds.forget(entry.target)
         may_attach = entry.phase is Phase.STARTING
+        self._let_others_load(entry, now)
         entry.target, entry.discovered = target, now
         entry.enter(Phase.WAITING, now, deadline=now + LEAVE_SECONDS)
         entry.retry_at = now
@@ -295,7 +304,7 @@ class Workers:
             if isinstance(error, AttachError) and error.reason is not Reason.TARGET_CHANGED:
                 entry.refused = target.definition
                 self._failures.note(target, error)
-                self._metrics.reload_successful.set(0)
+                self._note_refused(f"program {target.slot.program}: {error}; the one before goes on")
                 logger.error("changed program not taken; the one before goes on", program=target.slot.program)
             return
         except OSError as error:  # no builder could be forked: the next look asks again
@@ -365,7 +374,13 @@ class Workers:
         self._builds.forget(entry.target)
         del self.entries[entry.slot]
         self._series.drop(entry, keep_files=keep_files)
+        self._let_others_load(entry, now)
         self.has_changed = True
+
+    def _let_others_load(self, entry: Entry, now: float) -> None:
+        """Have those that waited for this entry to load what they need try it themselves."""
+        if self._pilots.give_up(entry.slot):
+            self.on_build(now)
 
     def _recheck_seconds(self, entry: Entry, now: float) -> float:
         """Return when to look whether it has what it lacks: often while it starts, as it maps most things then."""
@@ -413,6 +428,8 @@ class Workers:
                 close_all(entry.holdings.programs)  # of what the target executed before
                 entry.holdings.programs, entry.holdings.tags = list(descriptors), tags
                 entry.usage = replace(entry.usage, functions={})
+                if entry.holdings.image is not None and self._pilots.has_loaded(entry.holdings.image):
+                    self.on_build(now)
             case Linked(more):
                 entry.holdings.partial_links.extend(descriptors)
                 if not more and not worker.is_replaced:
@@ -487,7 +504,7 @@ class Workers:
 
     def _fail(self, entry: Entry, error: AttachError, now: float) -> None:
         """Note why there is no worker, and when to try again, if that can help."""
-        entry.reason, entry.error = error.reason, str(error)
+        entry.reason, entry.error = error.reason, f"{error}\n{error.diagnostics[:MAX_WORDS]}".strip()
         entry.attempts += 1
         self.has_changed = True
         if error.reason is not Reason.TARGET_CHANGED:
@@ -505,6 +522,7 @@ class Workers:
                 if error.reason in MISSING
                 else min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** (entry.attempts - 1))
             )
+        self._let_others_load(entry, now)
         if not entry.continues_files and entry.predecessor_until is None:
             self._series.remove(entry.slot)  # of whoever had the number before, or of another program that it was
 

@@ -22,6 +22,7 @@ from ebpf_userspace_exporter.supervisor.matching import Definition
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
 from ebpf_userspace_exporter.supervisor.processes import exec_mark, read_process
 from ebpf_userspace_exporter.supervisor.reconcile import Action, Adopt, Start
+from ebpf_userspace_exporter.supervisor.reports import Reports
 from ebpf_userspace_exporter.supervisor.state_dir import StateDir
 from ebpf_userspace_exporter.supervisor.targets import Slot, Target
 from ebpf_userspace_exporter.supervisor.workers import Surroundings, Workers
@@ -127,9 +128,9 @@ class Scene:
 
     def __post_init__(self) -> None:
         self.state_dir = StateDir(self.folder / "state", group=None)
-        surroundings = Surroundings(
-            self.selector, self.exit_grace, 10.0, WorkerSettings(self.state_dir, None, uprobe_multi=True)
-        )
+        settings = WorkerSettings(self.state_dir, None, uprobe_multi=True)
+        note_refused = Reports(self.metrics, self.state_dir, None).note_load
+        surroundings = Surroundings(self.selector, self.exit_grace, 10.0, settings, note_refused)
         self.workers = Workers(surroundings, self.builds, self.metrics)
 
     def close(self) -> None:
