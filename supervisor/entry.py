@@ -53,6 +53,7 @@ class Worker:
     killed_for: Reason | None = None
     is_replaced: bool = False  # killed, as its target has executed something: its links are not the new one's
     is_reaped: bool = False  # its number may be another process's by now
+    has_collected: bool = False  # before that, what it leaves out is not new: its predecessors have left it out too
 
 
 @dataclass(slots=True)
@@ -88,6 +89,8 @@ class Entry:
     worker: Worker | None = None
     holdings: Holdings = field(default_factory=Holdings)
     usage: Usage = field(default_factory=Usage)
+    dropped: dict[str, int] = field(default_factory=dict)  # label sets by reason, since its maps were made
+    decode_errors: dict[str, int] = field(default_factory=dict)  # keys by metric, since then too
     generation: int = 0
     continues_files: bool = False  # the files in the slot are this target's: a successor goes on from them
     predecessor_until: float | None = None  # until then they are another target's that is gone, and shown

@@ -43,6 +43,17 @@ class FailureLog:
             **({"diagnostics": error.diagnostics} if error.diagnostics else {}),
         )
 
+    def note_left_out(self, target: Target, words: str) -> None:
+        """Log why rows are not shown, if that is new for this program."""
+        program, pid = target.slot.program, target.slot.pid
+        key = (target.definition, "left_out", _NUMBER.sub("N", words))
+        if key in self._told:
+            logger.debug("rows left out again", program=program, pid=pid, reason=words)
+            return
+        if len(self._told) < MAX_REMEMBERED:
+            self._told.add(key)
+        logger.warning("rows left out", program=program, pid=pid, reason=words)
+
     def forget(self) -> None:
         """Tell everything again from now on."""
         self._told.clear()

@@ -11,6 +11,7 @@ from typing import assert_never
 import structlog
 
 from ebpf_userspace_exporter.supervisor import children
+from ebpf_userspace_exporter.supervisor.accounts import Accounts
 from ebpf_userspace_exporter.supervisor.builds import Builds
 from ebpf_userspace_exporter.supervisor.channels import hear, tell
 from ebpf_userspace_exporter.supervisor.departures import LEAVE_SECONDS
@@ -46,6 +47,7 @@ from ebpf_userspace_exporter.supervisor.reconcile import (
     Start,
     Swap,
 )
+from ebpf_userspace_exporter.supervisor.retrying import recheck_seconds, restart_seconds, retry_seconds
 from ebpf_userspace_exporter.supervisor.slot_series import SlotSeries
 from ebpf_userspace_exporter.supervisor.targets import Slot, Target
 from ebpf_userspace_exporter.worker.messages import (
@@ -63,9 +65,6 @@ from ebpf_userspace_exporter.worker.target_files import TargetGone, mapped_code
 
 logger = structlog.get_logger()
 
-MAX_RETRY_SECONDS = 60.0
-FIRST_RESTART_SECONDS = 0.1
-FIRST_RETRY_SECONDS = 1.0
 MAX_LAST_READERS = 2
 MAX_WORDS = 4096  # of the tool's diagnostics, which are kept for every target
 
@@ -96,6 +95,7 @@ class Workers:
         self._builds = builds
         self._metrics = metrics
         self._failures = FailureLog(metrics)
+        self._accounts = Accounts(metrics, self._failures)
         self._note_refused = surroundings.note_refused
         self._pilots = Pilots()
         self._by_pid: dict[int, Entry] = {}
@@ -234,7 +234,7 @@ class Workers:
     def _start(self, entry: Entry, now: float) -> None:
         try:
             if entry.is_lacking and mapped_code(entry.slot.pid) == entry.mapped_code:
-                entry.retry_at = now + self._recheck_seconds(entry, now)
+                entry.retry_at = now + recheck_seconds(now - entry.discovered, self._rescan_interval)
                 return
             if not entry.holdings.links and not self._prepare(entry, now):
                 return
@@ -382,10 +382,6 @@ class Workers:
         if self._pilots.give_up(entry.slot):
             self.on_build(now)
 
-    def _recheck_seconds(self, entry: Entry, now: float) -> float:
-        """Return when to look whether it has what it lacks: often while it starts, as it maps most things then."""
-        return min(self._rescan_interval, max(FIRST_RETRY_SECONDS, now - entry.discovered))
-
     # Events
 
     def _on_target_exit(self, entry: Entry) -> None:
@@ -451,16 +447,8 @@ class Workers:
     def _on_collected(self, entry: Entry, worker: Worker, message: Collected, now: float) -> None:
         name, pid = _name(entry.slot)
         worker.asked_at = None
-        for metric, count in message.decode_errors.items():
-            self._metrics.decode_errors.labels(name, metric).inc(count)
-        for reason, count in message.dropped.items():
-            self._metrics.dropped_series.labels(name, reason).inc(count)
-        usage = Usage(message.maps, message.functions, message.lost_events)
-        self._metrics.count_usage(name, entry.usage, usage)
-        entry.usage = usage
+        self._accounts.take(entry, worker, message)
         self._series.note(entry, message.series)
-        for text in message.warnings:
-            logger.warning("rows left out", program=name, pid=pid, reason=text)
         if message.publish:
             self._series.publish(entry)
         if entry.phase is Phase.STARTING:
@@ -486,7 +474,7 @@ class Workers:
                 entry.attempts = 0 if now - worker.started > HEALTHY_SECONDS else entry.attempts + 1
                 entry.enter(Phase.WAITING, now)
                 entry.error = f"worker ended ({ended})"
-                delay = min(MAX_RETRY_SECONDS, FIRST_RESTART_SECONDS * 2.0 ** max(0, entry.attempts - 1))
+                delay = restart_seconds(entry.attempts)
                 entry.retry_at = now + delay
                 logger.warning(
                     "worker gone", program=name, pid=pid, ended=ended, reason=died, restart_in=f"{delay:.1f}s"
@@ -518,9 +506,9 @@ class Workers:
         else:
             entry.enter(Phase.WAITING, now, deadline=now + LEAVE_SECONDS)
             entry.retry_at = now + (
-                self._recheck_seconds(entry, now)
+                recheck_seconds(now - entry.discovered, self._rescan_interval)
                 if error.reason in MISSING
-                else min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** (entry.attempts - 1))
+                else retry_seconds(entry.attempts)
             )
         self._let_others_load(entry, now)
         if not entry.continues_files and entry.predecessor_until is None:
@@ -540,6 +528,7 @@ class Workers:
         close_all(entry.holdings.maps)
         close_all(entry.holdings.programs)
         entry.holdings, entry.usage = Holdings(), Usage()
+        entry.dropped, entry.decode_errors = {}, {}
         self._series.end(entry)
 
 
