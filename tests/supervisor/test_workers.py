@@ -493,6 +493,30 @@ def test_target_that_lacks_a_probe_is_searched_again_when_it_has_mapped_somethin
     scene.until(lambda: entry.phase is Phase.RUNNING)
 
 
+def test_targets_of_an_image_that_nobody_has_loaded_wait_for_the_first(scene: Scene, target: Caller) -> None:
+    with caller() as another, caller() as third:
+        first, *others = (scene.adopt(target_of(each.pid)) for each in (target, another, third))
+        scene.do(*(Start(entry.slot) for entry in (first, *others)))
+        assert [entry.worker is None for entry in (first, *others)] == [False, True, True]
+
+        scene.until(lambda: first.phase is Phase.RUNNING)
+        assert all(entry.retry_at <= time.monotonic() for entry in others)
+        scene.do(*(Start(entry.slot) for entry in others))
+        scene.until(lambda: all(entry.phase is Phase.RUNNING for entry in others))
+
+
+def test_another_target_loads_the_image_when_the_first_is_gone(scene: Scene, target: Caller) -> None:
+    with caller() as another:
+        first, second = (scene.adopt(target_of(each.pid)) for each in (target, another))
+        scene.do(Start(first.slot), Start(second.slot))
+        assert second.worker is None
+
+        scene.do(Drop(first.slot, keep_files=False))
+        assert second.retry_at <= time.monotonic()
+        scene.do(Start(second.slot))
+        scene.until(lambda: second.phase is Phase.RUNNING)
+
+
 def test_target_that_waits_for_its_image_asks_again_after_a_build(scene: Scene, target: Caller) -> None:
     entry = scene.adopt(target_of(target.pid))
     image, scene.builds.image = scene.builds.image, None
