@@ -133,7 +133,8 @@ def test_events_that_were_taken_while_nobody_scraped_outlive_the_worker(target: 
         for turn in range(1, 31):
             have_events(target, PER_WAKE)
             woken_for = turn * PER_WAKE - EVENTS_OF_A_PAGE // 4
-            until(lambda least=woken_for: written(path, "ring") >= least, f"turn {turn}")  # type: ignore[misc]
+            # Sooner than the supervisor asks a worker that nobody scrapes whether it is there.
+            until(lambda least=woken_for: written(path, "ring") >= least, "written", seconds=30)  # type: ignore[misc]
         until(lambda: at_rest(worker), "asleep")
         os.kill(worker, signal.SIGKILL)
         have_events(target, PER_WAKE)  # the next worker finds them in the ring
