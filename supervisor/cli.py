@@ -7,6 +7,7 @@ What a command needs is imported when it is run: --help, completion and the smal
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +25,23 @@ EXIT_CONFIG = 2
 _FILE = click.Path(path_type=Path, readable=False)  # who reads it says more about why it cannot
 
 
+def _once(_context: click.Context, flag: click.Parameter, values: tuple[Any, ...]) -> Any:
+    """Return the one value of a flag, None for none; click would take the last of several without a word."""
+    if len(values) > 1:
+        number = "twice" if len(values) == 2 else f"{len(values)} times"
+        raise click.UsageError(f"{flag.opts[-1]} is given {number}; expected once")
+    return values[0] if values else None
+
+
+_option = partial(click.option, multiple=True, callback=_once)
+
+
 def _setting(name: str, help: str, metavar: str, short: str | None = None) -> Callable[[Any], Any]:  # noqa: A002 - click's
     """Return a flag whose value is text: what it means is decided where flags, environment and file are merged."""
     default = SETTINGS[name].default if name in SETTINGS else None
     text = help if default is None else f"{help}  [default: {default}]"
     flags = [f"--{name}"] if short is None else [short, f"--{name}"]
-    return click.option(*flags, name.replace("-", "_"), metavar=metavar, help=text)
+    return _option(*flags, name.replace("-", "_"), metavar=metavar, help=text)
 
 
 @click.group(
@@ -80,8 +92,8 @@ def cli(context: click.Context, /, **flags: str | None) -> None:
 
 @cli.command()
 @click.argument("configs", nargs=-1, required=True, metavar="CONFIG...", type=_FILE)
-@click.option("--pid", type=click.IntRange(min=1), help="Compile for this process.")
-@click.option("--binary", type=_FILE, help="Compile for this executable, which need not run.")
+@_option("--pid", type=click.IntRange(min=1), help="Compile for this process.")
+@_option("--binary", type=_FILE, help="Compile for this executable, which need not run.")
 @click.option("--strict", is_flag=True, help="Fail on warnings, and where something was not compiled or not verified.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @_setting("kernel-headers", "The headers to compile with, where those found by themselves will not do.", "FOLDER")
@@ -103,7 +115,7 @@ def check(context: click.Context, /, configs: tuple[Path, ...], **options: Any) 
 
 @cli.command()
 @click.argument("config", type=_FILE)
-@click.option("--explain", type=click.IntRange(min=1), metavar="PID", help="Say by which keys, or why not.")
+@_option("--explain", type=click.IntRange(min=1), metavar="PID", help="Say by which keys, or why not.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @click.pass_context
 def match(context: click.Context, /, config: Path, *, explain: int | None, as_json: bool) -> None:

@@ -139,6 +139,24 @@ def test_what_the_command_line_does_not_know_is_exit_2(argument: str, message: s
     assert message in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-c", "a.yaml", "-c", "b.yaml"], "--probe-config is given twice; expected once"),
+        (["-l", ":1", "--listen-address", ":2", "-l", ":3"], "--listen-address is given 3 times; expected once"),
+        (["check", "--binary", "/bin/a", "--binary", "/bin/b", "c.yaml"], "--binary is given twice; expected once"),
+        (["match", "c.yaml", "--explain", "1", "--explain", "1"], "--explain is given twice; expected once"),
+        (["status", "--state-dir", "/a", "--state-dir", "/b"], "--state-dir is given twice; expected once"),
+    ],
+    ids=["config", "three", "binary", "explain", "state"],
+)
+def test_a_flag_that_is_given_more_than_once_is_exit_2(arguments: list[str], message: str) -> None:
+    done = exporter(*arguments)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(f"Error: {message}\n")
+
+
 def test_a_missing_probe_config_is_exit_2() -> None:
     done = exporter()
 
