@@ -1,10 +1,11 @@
 """A probe config is read, checked and returned whole, or refused with everything that is wrong with it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ebpf_userspace_exporter.config.checks import check
+from ebpf_userspace_exporter.config.code_places import CodePlace, code_place
 from ebpf_userspace_exporter.config.errors import ConfigError, KeyPath, Problem
 from ebpf_userspace_exporter.config.files import read_text
 from ebpf_userspace_exporter.config.findings import Findings
@@ -19,10 +20,14 @@ PLURAL = "attachments"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A config without a problem; the warnings are lines for the log, each with its place in the file."""
+    """A config without a problem; the warnings are lines for the log, each with its place in the file.
+
+    `code_places` has, by the program's name, where in the file its code is, if it is there line by line.
+    """
 
     config: Config
     warnings: tuple[str, ...]
+    code_places: Mapping[str, CodePlace] = field(default_factory=dict, compare=False)
 
 
 def load_config(path: Path, *, trusted: bool) -> Loaded:
@@ -31,13 +36,23 @@ def load_config(path: Path, *, trusted: bool) -> Loaded:
     With `trusted`, which is for whoever loads its code into a kernel, nobody but root and the user who called sudo may
     be able to change it.
     """
-    document = parse(str(path), read_text(path, trusted=trusted))
+    text = read_text(path, trusted=trusted)
+    document = parse(str(path), text)
     if document.value is None:
         raise ConfigError([*document.problems, document.problem((), 'is empty; expected "programs:" and a list')])
     if not isinstance(document.value, dict):
         got = "a list" if isinstance(document.value, list) else "text"
         raise ConfigError([*document.problems, document.problem((), f'expected a mapping with "programs:", got {got}')])
-    return _check(document, document.value)
+    loaded = _check(document, document.value)
+    return replace(loaded, code_places=_code_places(loaded.config, document, text.split("\n")))
+
+
+def _code_places(config: Config, document: Document, lines: list[str]) -> dict[str, CodePlace]:
+    places = {
+        program.name: code_place(program.code, lines, document.line_of(("programs", index, "code")))
+        for index, program in enumerate(config.programs)
+    }
+    return {name: place for name, place in places.items() if place is not None}
 
 
 def _check(document: Document, value: dict[str, Value]) -> Loaded:
