@@ -101,8 +101,8 @@ def cli(context: click.Context, /, **flags: str | None) -> None:
 def check(context: click.Context, /, configs: tuple[Path, ...], **options: Any) -> None:
     """Check configs: schema, compiler, verifier. Nothing is attached.
 
-    Programs are compiled for --pid, --binary, or else any process that matches. Exit code 0: all is good; 1: a program
-    fails; 2: a config is broken. What needs root is left out without it, and said.
+    Programs are compiled for --pid, --binary, or else each executable among the processes that match. Exit code 0: all
+    is good; 1: a program fails; 2: a config is broken. What needs root is left out without it, and said.
     """
     from ebpf_userspace_exporter.supervisor.commands.check import Against, check_configs
 

@@ -1,8 +1,10 @@
 """`check` tells what would become of a config, as far as it can be told here, and attaches nothing."""
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ebpf_userspace_exporter.supervisor.commands.check import MAX_EXECUTABLES
 from tests.product.compiled import SOURCE, compile_c
 from tests.product.exporter import EXAMPLES, comm, until
 from tests.product.programs import PYTHON, python_target
@@ -89,13 +92,65 @@ def test_without_a_target_nothing_is_compiled_and_that_is_no_success_where_it_is
     assert command("check", config, "--strict").returncode == 1
 
 
-def test_it_is_compiled_for_any_process_that_matches(config: Path) -> None:
+@contextlib.contextmanager
+def sleeping(*binaries: Path) -> Iterator[list[int]]:
+    """Run each of them, which are copies of `sleep`; the pids."""
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(subprocess.Popen([binary, "600"])) for binary in binaries]
+        try:
+            for process, binary in zip(processes, binaries, strict=True):
+                until(lambda process=process, binary=binary: comm(process.pid) == binary.name, "it has its name")  # type: ignore[misc]  # bound now
+            yield [process.pid for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+
+
+def copies_of_sleep(folder: Path, number: int) -> list[Path]:
+    copies = [folder / str(each) / "many-sleepers" for each in range(number)]
+    for copy in copies:
+        copy.parent.mkdir()
+        shutil.copy("/bin/sleep", copy)
+    return copies
+
+
+def test_it_is_compiled_once_for_all_processes_that_execute_the_same(config: Path) -> None:
     write(config, program(attachment="binary_name: checked-python"))
-    with python_target("checked-python") as target:
+    with python_target("checked-python") as one, python_target("checked-python") as other:
         done = command("check", config, "--json")
 
         [checked] = json.loads(done.stdout)["programs"]
-        assert (done.returncode, checked["result"], checked["against"]) == (0, "good", f"process {target.pid}")
+        first = min(one.pid, other.pid)
+        assert (done.returncode, checked["result"]) == (0, "good")
+        assert checked["against"] == f"{PYTHON} (process {first} and 1 more)"
+
+
+def test_every_executable_that_matches_is_compiled_for(config: Path, tmp_path: Path) -> None:
+    [copy] = copies_of_sleep(tmp_path, 1)
+    write(config, program(attachment="any: [{binary_name: checked-python}, {binary_name: many-sleepers}]"))
+    with python_target("checked-python") as target, sleeping(copy) as [sleeper]:
+        done = command("check", config)
+
+    python, sleep = f"{PYTHON} (process {target.pid})", f"{copy} (process {sleeper})"
+    rows = [re.split("  +", line) for line in done.stdout.splitlines()[1:3]]
+    assert [row[2:] for row in rows] == [["good", python], ["failed", sleep]]
+    assert done.returncode == 1
+    assert f"{config}: program gc, for {sleep}: failed: USDT probe gc__start: in none of " in done.stdout
+
+
+def test_of_many_executables_some_are_left_out_and_that_is_said(config: Path, tmp_path: Path) -> None:
+    copies = copies_of_sleep(tmp_path, MAX_EXECUTABLES + 1)
+    write(config, program(attachment="binary_name: many-sleepers"))
+    with sleeping(*copies, copies[0]) as pids:
+        done = command("check", config)
+
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.endswith(f" failed        {copies[0]} (process {pids[0]} and 1 more)")]
+    assert len([line for line in lines if re.search(r" failed +/", line)]) == MAX_EXECUTABLES
+    assert re.search(r" not compiled +1 more$", lines[1 + MAX_EXECUTABLES])
+    said = "program gc, for 1 more: not compiled: more than 8 executables match; say --pid PID or --binary FILE"
+    assert f"{config}: {said}" in lines
+    assert len([line for line in lines if ": failed: " in line]) == 1  # the same of all
 
 
 def test_it_is_compiled_for_the_process_that_is_named(config: Path) -> None:
@@ -131,7 +186,7 @@ def test_nothing_is_attached(config: Path, tmp_path: Path) -> None:
     [
         (
             {"code": GOOD.replace("int x = 0;", "")},
-            r"gc: failed: clang does not compile the code\n    code:3:\d+: error:",
+            r"gc: failed: clang does not compile the code\n    \S+/programs.yaml:17:67: error:",
         ),
         ({"code": GOOD.replace("u32 key = x;", "u32 key = *(u32 *)8;")}, "gc: failed: .*the verifier refuses: "),
         ({"code": GOOD.replace("u32 key", "char c[600] = {}; u32 key = c[x]; u32 other")}, "512 bytes of BPF stack"),
@@ -159,7 +214,7 @@ def test_what_would_fail_fails_alone_with_the_tool_s_own_words(
     [
         (
             GOOD.replace("int x", "u64 x"),
-            "code:3: warning: on_gc: bpf_usdt_readarg(1, …) reads nothing: argument 1 has 4 bytes, the variable 8",
+            "FILE:9: warning: on_gc: bpf_usdt_readarg(1, …) reads nothing: argument 1 has 4 bytes, the variable 8",
         ),
         (
             GOOD.replace("int on_gc", "BPF_HASH(other);\nint on_gc").replace(
@@ -167,7 +222,7 @@ def test_what_would_fail_fails_alone_with_the_tool_s_own_words(
             ),
             "warning: map other: no metric reads it, nor does the code",
         ),
-        (GOOD.replace("u32 key = x", "int *p = x; u32 key = x"), "code:3:"),
+        (GOOD.replace("u32 key = x", "int *p = x; u32 key = x"), "FILE:9:86: warning: "),
     ],
     ids=["size", "unread", "clang"],
 )
@@ -177,7 +232,7 @@ def test_a_warning_is_an_error_where_it_is_strict(code: str, warning: str, confi
     done = command("check", config, "--binary", PYTHON)
 
     assert done.returncode == 0
-    assert f"{config}: program gc: {warning}" in done.stdout
+    assert f"{config}: program gc: {warning.replace('FILE', str(config))}" in done.stdout
     assert command("check", config, "--binary", PYTHON, "--strict").returncode == 1
 
 
@@ -221,6 +276,20 @@ def test_broken_configs_are_exit_2_and_the_others_are_checked_all_the_same(confi
     assert f'{broken}:1: programs[0].usdts: unknown key; did you mean "usdt"?' in done.stderr
     assert f"{tmp_path}/missing.yaml: no such file" in done.stderr
     assert re.search(r" gc +good ", done.stdout)
+
+
+def test_json_has_broken_configs_with_all_their_problems(config: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("programs: [{name: x, usdts: {}}]\n")
+
+    done = command("check", broken, config, "--binary", PYTHON, "--json")
+
+    [found] = json.loads(done.stdout)["broken"]
+    assert (done.returncode, found["config"]) == (2, str(broken))
+    assert found["problems"] == done.stderr.splitlines()
+    assert len(found["problems"]) == 3
+    assert results(done.stdout) == {"gc": "good"}
+    assert json.loads(command("check", config, "--json").stdout)["broken"] == []
 
 
 @pytest.mark.parametrize(
