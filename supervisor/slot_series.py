@@ -23,9 +23,9 @@ class SlotSeries:
         self.folding = Folding(self._files, group)
 
     def begin(self, entry: Entry) -> None:
-        """Have one more target share in what may be shown."""
+        """Take up a target."""
         entry.is_aggregated = is_aggregated(entry.program)
-        self._budget.admit(entry.slot)
+        self.folding.begin(entry.target)
 
     def allowance(self, entry: Entry) -> int:
         """Return how many label sets the entry's worker may show."""
@@ -44,7 +44,7 @@ class SlotSeries:
     def end(self, entry: Entry) -> None:
         """Have the next files begin from zero, though the process is the same; those there are stay until then."""
         if entry.is_aggregated and entry.continues_files:
-            self.folding.retire(entry.slot)
+            self.folding.retire(entry.slot, self._budget.series(entry.slot))
         entry.continues_files = False
 
     def outlive(self, entry: Entry) -> bool:
@@ -57,11 +57,12 @@ class SlotSeries:
 
     def drop(self, entry: Entry, *, keep_files: bool) -> None:
         """Forget the entry, its files too unless others are about to take their place."""
-        self._budget.give_back(entry.slot)
         if entry.is_aggregated and entry.continues_files:
             self.end(entry)
         elif not keep_files:
             self.remove(entry.slot)
+        self._budget.give_back(entry.slot)
+        self.folding.end(entry.target)
 
     def remove(self, slot: Slot) -> None:
         """Show nothing of a slot."""

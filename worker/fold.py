@@ -28,12 +28,20 @@ class FoldReport:
     unreadable: tuple[str, ...]
 
 
-def fold(program: Program, directory: Path, retired: Sequence[int], generation: int, group: int | None) -> FoldReport:
+def fold(
+    program: Program,
+    directory: Path,
+    retired: Sequence[int],
+    generation: int,
+    group: int | None,
+    *,
+    has_changed: bool = True,
+) -> FoldReport:
     """Write what the program's folded files and the retired ones hold together, as files that nobody reads yet.
 
-    Series that the program, which may have changed, does not have any more are left out. In a child of the
-    supervisor, which puts the new files in the old ones' place and removes the retired ones in one step.
-    MetricFileError.
+    Series that the program does not have any more are left out where it `has_changed`: not while targets of its former
+    definition still count in them. In a child of the supervisor, which puts the new files in the old ones' place and
+    removes the retired ones in one step. MetricFileError.
     """
     shape = _Shape(program)
     series, unreadable = 0, []
@@ -45,7 +53,8 @@ def fold(program: Program, directory: Path, retired: Sequence[int], generation: 
             try:
                 if path.exists():
                     # Each for itself: what a former definition had other bounds for is not in the present one's way.
-                    _add(totals, shape.kept(_totals_in(path)))
+                    found = _totals_in(path)
+                    _add(totals, shape.kept(found) if has_changed else found)
             except MetricFileError as error:
                 unreadable.append(str(error))
         series += len({_set_of(key) for key in totals})

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import struct
 import threading
@@ -17,7 +18,7 @@ from ebpf_userspace_exporter.supervisor.folding import Folding
 from ebpf_userspace_exporter.supervisor.matching import Definition
 from ebpf_userspace_exporter.supervisor.slot_files import SlotFiles
 from ebpf_userspace_exporter.supervisor.state_dir import StateDir
-from ebpf_userspace_exporter.supervisor.targets import Slot
+from ebpf_userspace_exporter.supervisor.targets import ExecMark, Slot, Target
 from ebpf_userspace_exporter.worker import file_names
 from ebpf_userspace_exporter.worker.metric_file import MetricFileError, metric_key, read_metric_file, write_metric_file
 
@@ -64,6 +65,11 @@ def bucket(le: str) -> str:
 def histogram_sum() -> str:
     family = "userspace_exporter_pause"
     return metric_key(family, f"{family}_sum", [("service", "shop")], "")
+
+
+def _reaped() -> tuple[int, int]:
+    pid, status = os.waitpid(-1, 0)
+    return pid, os.waitstatus_to_exitcode(status)
 
 
 class Scene:
@@ -114,7 +120,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 def test_values_are_shown_under_another_name_from_the_moment_that_the_target_is_gone(scene: Scene) -> None:
     scene.write(1, {counter("0"): 5.0})
 
-    scene.folding.retire(Slot("gc", 1))
+    scene.folding.retire(Slot("gc", 1), 1)
 
     assert scene.shown() == {counter("0"): 5.0}
     assert scene.files() == ["retired-1.db"]
@@ -123,10 +129,10 @@ def test_values_are_shown_under_another_name_from_the_moment_that_the_target_is_
 def test_what_targets_that_are_gone_have_counted_becomes_one_file(scene: Scene) -> None:
     for pid in (1, 2, 3):
         scene.write(pid, {counter("0"): 5.0, counter(str(pid)): 1.0})
-        scene.folding.retire(Slot("gc", pid))
+        scene.folding.retire(Slot("gc", pid), 1)
     scene.fold()
     scene.write(4, {counter("0"): 0.5})
-    scene.folding.retire(Slot("gc", 4))
+    scene.folding.retire(Slot("gc", 4), 1)
     scene.fold()
 
     assert scene.files() == ["folded.db"]
@@ -139,7 +145,7 @@ def test_histograms_are_added_up_bucket_by_bucket(scene: Scene) -> None:
     for pid in (1, 2):
         entries = {bucket("1.0"): 1.0, bucket("2.0"): 2.0, bucket("+Inf"): 0.0, histogram_sum(): 7.5}
         scene.write(pid, entries, kind="histogram")
-        scene.folding.retire(Slot("gc", pid))
+        scene.folding.retire(Slot("gc", pid), 1)
     scene.fold()
 
     assert scene.shown("histogram") == {bucket("1.0"): 2.0, bucket("2.0"): 4.0, bucket("+Inf"): 0, histogram_sum(): 15}
@@ -147,7 +153,7 @@ def test_histograms_are_added_up_bucket_by_bucket(scene: Scene) -> None:
 
 
 def test_a_slot_without_totals_leaves_nothing_to_fold(scene: Scene) -> None:
-    scene.folding.retire(Slot("gc", 1))
+    scene.folding.retire(Slot("gc", 1), 1)
 
     scene.folding.advance(0.0)
 
@@ -158,7 +164,7 @@ def test_a_slot_without_totals_leaves_nothing_to_fold(scene: Scene) -> None:
 def test_a_changed_program_keeps_the_series_that_it_still_has_and_no_others(scene: Scene) -> None:
     scene.write(1, {counter("0"): 5.0})
     scene.write(1, {bucket("1.0"): 1.0, bucket("+Inf"): 0.0, histogram_sum(): 1.0}, kind="histogram")
-    scene.folding.retire(Slot("gc", 1))
+    scene.folding.retire(Slot("gc", 1), 1)
     scene.fold()
 
     scene.folding.define({"gc": definition(help_text="new")})
@@ -175,21 +181,77 @@ def test_a_changed_program_keeps_the_series_that_it_still_has_and_no_others(scen
 )
 def test_totals_end_with_a_program_that_has_none_any_more(scene: Scene, definitions: Mapping[str, Definition]) -> None:
     scene.write(1, {counter("0"): 5.0})
-    scene.folding.retire(Slot("gc", 1))
+    scene.folding.retire(Slot("gc", 1), 1)
     scene.fold()
     scene.write(2, {counter("0"): 5.0})
-    scene.folding.retire(Slot("gc", 2))
+    scene.folding.retire(Slot("gc", 2), 1)
 
     scene.folding.define(definitions)
     assert scene.files() == []
     scene.write(3, {counter("0"): 5.0})
-    scene.folding.retire(Slot("gc", 3))
+    scene.folding.retire(Slot("gc", 3), 1)
     assert scene.files() == []
+
+
+def test_totals_stay_while_targets_count_by_a_former_definition(scene: Scene) -> None:
+    """Until they are swapped; and where the changed program is refused, for good."""
+    former, changed = definition(), definition(labels={"team": "a"})
+    living = Target(Slot("gc", 7), former.digest, 1, ExecMark(1, 2, 3, 4))
+    scene.folding.begin(living)
+    scene.write(1, {counter("0"): 5.0})
+    scene.folding.retire(Slot("gc", 1), 1)
+    scene.fold()
+
+    scene.folding.define({"gc": changed})
+    assert scene.folding.next_deadline() == math.inf
+    scene.write(2, {counter("0"): 2.0})
+    scene.folding.retire(Slot("gc", 2), 1)
+    scene.fold()
+    assert scene.shown() == {counter("0"): 7.0}
+    assert scene.files() == ["folded.db"]
+
+    scene.folding.end(living)
+    scene.fold()
+    assert scene.shown() == {}
+    assert scene.folding.next_deadline() == math.inf
+
+
+def test_what_was_folded_for_a_program_that_was_removed_is_not_its_successors_of_that_name(scene: Scene) -> None:
+    scene.write(1, {counter("0"): 5.0})
+    scene.folding.retire(Slot("gc", 1), 1)
+    scene.folding.advance(0.0)
+    [pid] = [scene.folding._child[0]] if scene.folding._child else []
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    temporaries = {path: path.read_bytes() for path in scene.state_dir.path.glob("*.tmp")}
+    assert temporaries
+
+    scene.folding.define({})
+    scene.folding.define({"gc": definition()})
+    for path, content in temporaries.items():
+        path.write_bytes(content)
+    for number in (2, 3):
+        scene.write(number, {counter("0"): 1.0})
+        scene.folding.retire(Slot("gc", number), 1)
+    assert scene.folding.on_exit(*_reaped(), 0.0)
+
+    assert scene.shown() == {counter("0"): 2.0}
+    scene.fold()
+    assert scene.files() == ["folded.db"]
+    assert scene.shown() == {counter("0"): 2.0}
+
+
+def test_label_sets_count_from_the_moment_that_their_target_is_gone(scene: Scene) -> None:
+    scene.write(1, {counter("0"): 5.0, counter("1"): 1.0})
+    scene.folding.retire(Slot("gc", 1), 2)
+    before = scene.folding.series("gc")
+    scene.fold()
+
+    assert (before, scene.folding.series("gc")) == (2, 2)
 
 
 def test_totals_of_other_labels_are_not_the_changed_programs(scene: Scene) -> None:
     scene.write(1, {counter("0"): 5.0})
-    scene.folding.retire(Slot("gc", 1))
+    scene.folding.retire(Slot("gc", 1), 1)
     scene.folding.define({"gc": definition(labels={"team": "a"})})
     scene.fold()
 
@@ -202,7 +264,7 @@ def test_a_file_that_cannot_be_read_costs_itself_alone(scene: Scene) -> None:
         scene.write(pid, {counter("0"): 5.0})
     (scene.state_dir.path / file_names.metric_file_name("counter", "gc", 1)).write_bytes(b"noise")
     for pid in (1, 2):
-        scene.folding.retire(Slot("gc", pid))
+        scene.folding.retire(Slot("gc", pid), 1)
     scene.fold()
 
     assert scene.shown() == {counter("0"): 5.0}
@@ -211,7 +273,7 @@ def test_a_file_that_cannot_be_read_costs_itself_alone(scene: Scene) -> None:
 
 def test_a_child_that_is_killed_costs_nothing_and_another_is_tried_later(scene: Scene) -> None:
     scene.write(1, {counter("0"): 5.0})
-    scene.folding.retire(Slot("gc", 1))
+    scene.folding.retire(Slot("gc", 1), 1)
     scene.folding.advance(100.0)
     scene.folding.kill()
     pid, status = os.waitpid(-1, 0)
@@ -245,7 +307,7 @@ def test_a_reader_that_honours_the_epoch_never_sees_a_total_fall(scene: Scene) -
     try:
         for pid in range(1, 41):
             scene.write(pid, {counter("0"): 1.0})
-            scene.folding.retire(Slot("gc", pid))
+            scene.folding.retire(Slot("gc", pid), 1)
             scene.fold()
     finally:
         stopped.set()

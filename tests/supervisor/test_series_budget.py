@@ -9,7 +9,7 @@ ONE, TWO, OTHER = Slot("gc", 1), Slot("gc", 2), Slot("malloc", 1)
 def budget_of(*slots: Slot) -> SeriesBudget:
     budget = SeriesBudget()
     for slot in slots:
-        budget.admit(slot)
+        budget.take(slot, 0)
     return budget
 
 
@@ -55,6 +55,35 @@ def test_a_worker_that_leaves_gives_its_part_back() -> None:
     budget.give_back(TWO)
 
     assert budget.allowance(ONE, 100, folded=0) == 100
+
+
+def test_what_a_slow_worker_was_offered_is_offered_to_nobody_else() -> None:
+    budget = budget_of(ONE, TWO)
+    offered = budget.allowance(ONE, 100, folded=0)
+
+    for _ in range(20):
+        shown = budget.allowance(TWO, 100, folded=0)
+        budget.take(TWO, shown)
+    budget.take(ONE, offered)
+
+    assert offered + shown <= 100
+
+
+def test_what_a_worker_does_not_need_is_offered_to_others() -> None:
+    budget = budget_of(ONE, TWO)
+    for _ in range(10):
+        budget.allowance(ONE, 100, folded=0)
+        budget.take(ONE, 3)
+        budget.take(TWO, budget.allowance(TWO, 100, folded=0))
+
+    assert budget.series(TWO) >= 95
+
+
+def test_where_there_are_more_workers_than_places_all_places_are_taken() -> None:
+    slots = [Slot("gc", pid) for pid in range(30)]
+    budget = budget_of(*slots)
+
+    assert sum(budget.allowance(slot, 10, folded=0) for slot in slots) == 10
 
 
 def test_programs_do_not_share() -> None:
