@@ -120,7 +120,7 @@ def _next(entry: Entry, wanted: Target | None, digest: str | None, now: float) -
     slot = entry.slot
     if digest is None:
         yield Drop(slot, keep_files=False)
-    elif digest in (entry.target.definition, entry.refused):
+    elif digest in (entry.target.definition, entry.refused) or entry.phase is Phase.FINISHING:
         yield from _next_of_same_program(entry, wanted, now)
     elif entry.is_enabled and wanted is not None and wanted.is_same_process(entry.target):
         yield Swap(wanted)
@@ -158,7 +158,8 @@ def _after_exec(entry: Entry, wanted: Target) -> Finish | Relink:
     if wanted.definition != target.definition:  # refused: its labels are not those of the definition in force
         return Relink(replace(wanted, definition=target.definition, labels=target.labels))
     is_another = wanted.labels != target.labels or not wanted.exec_mark.is_same_file(target.exec_mark)
-    return Finish(entry.slot) if entry.is_enabled and is_another else Relink(wanted)
+    # Without links too: what its maps and files hold was counted under the labels that it had.
+    return Finish(entry.slot) if is_another and (entry.is_enabled or entry.continues_files) else Relink(wanted)
 
 
 def _keep_going(entry: Entry, now: float) -> Iterator[Action]:

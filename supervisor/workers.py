@@ -105,7 +105,10 @@ class Workers:
         self._generations = itertools.count(1)
 
     def perform(self, action: Action, definitions: Mapping[str, Definition], now: float) -> None:
-        """Do one thing that reconcile has decided."""
+        """Do one thing that reconcile has decided, unless what was done before it has ended its slot."""
+        slot = action.target.slot if isinstance(action, Adopt | Relink | Swap) else action.slot
+        if slot not in self.entries and not isinstance(action, Adopt):
+            return  # a changed program could not take up its target: it is gone, or there is no descriptor left
         match action:
             case Adopt(target):
                 self._adopt(target, definitions[target.slot.program], now)
@@ -310,11 +313,15 @@ class Workers:
         except OSError as error:  # no builder could be forked: the next look asks again
             logger.warning("changed program not built yet", program=target.slot.program, error=str(error))
             return
-        if image is not None:
+        if image is None:
+            return
+        if entry.is_aggregated:
+            self._finish(entry, now)  # its totals outlive it: they are read for the last time before it is dropped
+        else:
             self._drop(entry, now, keep_files=True)
             self._adopt(target, definition, now)
-            if image.process_bound and target.slot in self.entries:
-                self._builds.give_back(target, image)
+        if image.process_bound and target.slot in self.entries:
+            self._builds.give_back(target, image)
 
     def _finish(self, entry: Entry, now: float) -> None:
         self._on_message(entry, now)  # it may have attached just now

@@ -136,6 +136,39 @@ def test_a_program_that_changes_keeps_the_totals_of_series_that_it_still_has() -
         assert folded_before[0] in metric_files(running)
 
 
+def test_a_program_that_changes_loses_nothing_that_no_scrape_has_seen_yet() -> None:
+    with exporter(summed_config(), *QUICK) as running, commanded(NAME) as target:
+        wait_attachments(running, target.pid, 1)
+        target.do("collect", 100)
+        running.config.write_text(summed_config().replace("int gen = 0;", "int gen = 0; gen += 0;"))
+        running.process.send_signal(signal.SIGHUP)
+        wait_attachments(running, target.pid, 2)
+
+        assert total(running) == 100
+
+
+def test_totals_of_a_program_that_goes_on_as_its_change_is_refused_stay() -> None:
+    with exporter(summed_config(), *QUICK) as running, commanded(NAME) as living:
+        with commanded(NAME) as gone:
+            wait_attachments(running, living.pid, 1)
+            wait_attachments(running, gone.pid, 1)
+            gone.exit_after(8)
+        until(lambda: total(running) == 8, "counted")
+        until(lambda: [name for name in metric_files(running) if "_folded" in name], "folded")
+
+        with scraping(running, "gc_total"):
+            broken = (
+                summed_config()
+                .replace("- name: gen\n", "- name: generation\n")
+                .replace("increment(e);", "increment(e)")
+            )
+            running.config.write_text(broken)
+            running.process.send_signal(signal.SIGHUP)
+            until(lambda: "changed program not taken" in running.log, "refused")
+            living.do("collect", 2)
+            until(lambda: total(running) == 10, f"10, not {total(running)}")
+
+
 def test_totals_of_a_program_that_tells_targets_apart_now_are_gone() -> None:
     with exporter(summed_config(), *QUICK) as running, commanded(NAME) as target:
         wait_attachments(running, target.pid, 1)

@@ -125,6 +125,14 @@ def test_what_a_predecessor_left_is_shown_until_its_grace_is_over(phase: Phase) 
     assert decide(have, target()) == [Clear(SLOT)]
 
 
+@pytest.mark.parametrize("after", [target(stack=2, exe=2), target(stack=2, role="new")])
+def test_exec_before_the_links_of_the_one_before_are_made_anew_is_read_for_the_last_time_too(after: Target) -> None:
+    relinking = entry(phase=Phase.WAITING, worker=False)
+    relinking.continues_files = True
+
+    assert decide(relinking, after) == [Finish(SLOT)]
+
+
 def test_exec_of_what_has_counted_nothing_yet_needs_no_last_read() -> None:
     assert decide(entry(phase=Phase.STARTING), target(stack=2, exe=2)) == [Relink(target(stack=2, exe=2))]
 
@@ -223,6 +231,13 @@ def test_changed_program_takes_the_place_of_one_that_counts_when_it_is_built() -
     counting.holdings.links = [7]
 
     assert decide(counting, target(definition="d2"), digest="d2") == [Swap(target(definition="d2"))]
+
+
+def test_last_read_is_waited_for_though_the_program_has_changed() -> None:
+    reading = entry(phase=Phase.FINISHING, deadline=NOW + 1)
+
+    assert decide(reading, target(definition="d2"), digest="d2") == []
+    assert decide(reading, None, digest=None) == [Drop(SLOT, keep_files=False)]
 
 
 def test_program_that_waits_to_be_swapped_is_cared_for_as_before() -> None:

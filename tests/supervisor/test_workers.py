@@ -8,15 +8,26 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from ebpf_userspace_exporter.supervisor.entry import Phase
 from ebpf_userspace_exporter.supervisor.processes import read_process
-from ebpf_userspace_exporter.supervisor.reconcile import Adopt, Drop, Finish, Kill, Ping, Relink, Start, Swap
-from ebpf_userspace_exporter.supervisor.targets import ExecMark, Target
+from ebpf_userspace_exporter.supervisor.reconcile import (
+    Action,
+    Adopt,
+    Clear,
+    Drop,
+    Finish,
+    Kill,
+    Ping,
+    Relink,
+    Start,
+    Swap,
+)
+from ebpf_userspace_exporter.supervisor.targets import ExecMark, Slot, Target
 from ebpf_userspace_exporter.worker.messages import Failed, Linked, MapsMade, send
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
 from ebpf_userspace_exporter.worker.target_files import TargetGone
@@ -332,6 +343,27 @@ def test_changed_program_that_cannot_be_had_leaves_the_one_before_at_work(
 
     assert scene.workers.entries == {seen.slot: entry}
     assert scene.value(seen.slot) == 3
+
+
+@pytest.mark.parametrize("care", [Start, Ping, Clear, lambda slot: Kill(slot, Reason.WORKER_TIMEOUT)])
+def test_changed_program_that_cannot_take_up_its_target_needs_no_care(
+    tmp_path: Path, target: Caller, care: Callable[[Slot], Action]
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(400)]
+    scene = Scene(tmp_path)
+    try:
+        seen = target_of(target.pid)
+        scene.running(seen)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 40, limits[1]))
+        scene.do(Swap(redefined(seen)), care(seen.slot))
+
+        assert not scene.workers.entries
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        scene.close()
+        for descriptor in held:
+            os.close(descriptor)
 
 
 def test_changed_program_that_is_bound_to_its_process_is_built_once(scene: Scene, target: Caller) -> None:
