@@ -237,7 +237,7 @@ class Workers:
     def _start(self, entry: Entry, now: float) -> None:
         try:
             if entry.is_lacking and mapped_code(entry.slot.pid) == entry.mapped_code:
-                entry.retry_at = now + recheck_seconds(now - entry.discovered, self._rescan_interval)
+                entry.retry_at = now + self._recheck_seconds(entry, now)
                 return
             if not entry.holdings.links and not self._prepare(entry, now):
                 return
@@ -389,6 +389,10 @@ class Workers:
         if self._pilots.give_up(entry.slot):
             self.on_build(now)
 
+    def _recheck_seconds(self, entry: Entry, now: float) -> float:
+        # By the pid: a thousand that were found by one look would else all be looked at in one turn of the loop.
+        return recheck_seconds(now - entry.discovered, self._rescan_interval) * (0.5 + entry.slot.pid % 64 / 128)
+
     # Events
 
     def _on_target_exit(self, entry: Entry) -> None:
@@ -513,9 +517,7 @@ class Workers:
         else:
             entry.enter(Phase.WAITING, now, deadline=now + LEAVE_SECONDS)
             entry.retry_at = now + (
-                recheck_seconds(now - entry.discovered, self._rescan_interval)
-                if error.reason in MISSING
-                else retry_seconds(entry.attempts)
+                self._recheck_seconds(entry, now) if error.reason in MISSING else retry_seconds(entry.attempts)
             )
         self._let_others_load(entry, now)
         if not entry.continues_files and entry.predecessor_until is None:

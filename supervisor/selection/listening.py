@@ -4,10 +4,12 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 _LISTEN = b"0A"  # TCP_LISTEN of net/tcp_states.h
 _SOCKET = re.compile(r"socket:\[([0-9]+)\]")
+_MAX_DESCRIPTORS = 16_384  # looked at, the lowest first: who listens does so early, and anybody may have half a million
 
 
 class ListeningSockets:
@@ -45,7 +47,7 @@ class ListeningSockets:
 
 def _sockets(pid: int) -> Iterator[int]:
     with os.scandir(f"/proc/{pid}/fd") as descriptors:
-        for descriptor in descriptors:
+        for descriptor in islice(descriptors, _MAX_DESCRIPTORS):
             with contextlib.suppress(FileNotFoundError):  # closed meanwhile
                 if match := _SOCKET.fullmatch(os.readlink(descriptor.path)):  # noqa: PTH115 - thousands of them
                     yield int(match.group(1))

@@ -31,6 +31,17 @@ def test_connections_and_bound_sockets_do_not_listen() -> None:
         assert ListeningSockets().ports(os.getpid()) == (server.getsockname()[1],)
 
 
+def test_who_has_very_many_descriptors_costs_a_look_at_the_first_of_them() -> None:
+    first, last = free_port(), free_port()
+    with living() as process:
+        process.do(listen(first))
+        process.do("import os, resource; resource.setrlimit(resource.RLIMIT_NOFILE, (20_000, 20_000))")
+        process.do("many = [os.dup(0) for _ in range(17_000)]")
+        process.do(listen(last))
+
+        assert ListeningSockets().ports(process.pid) == (first,)
+
+
 def test_ports_of_another_network_namespace_are_its_own() -> None:
     with living() as ours, living(through=("unshare", "--net")) as theirs:
         port = free_port()
