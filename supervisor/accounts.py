@@ -25,7 +25,8 @@ class Accounts:
             self._metrics.dropped_series.labels(program, reason).inc(count)
         for words in message.warnings:
             self._failures.note_left_out(entry.target, words)
-        usage = Usage(message.maps, message.functions, message.lost_events)
+        # A message that would be too long has no functions, which have run all the same.
+        usage = Usage(message.maps, message.functions or entry.usage.functions, message.lost_events)
         self._metrics.count_usage(program, entry.usage, usage)
         entry.usage = usage
 

@@ -39,5 +39,5 @@ class Epoch:
         os.close(self._descriptor)
 
     def _advance(self, steps: int) -> None:
+        os.pwrite(self._descriptor, _NUMBER.pack(self._number + steps), 0)
         self._number += steps
-        os.pwrite(self._descriptor, _NUMBER.pack(self._number), 0)

@@ -14,6 +14,7 @@ import structlog
 from ebpf_userspace_exporter.config.target_labels import is_aggregated
 from ebpf_userspace_exporter.supervisor import children
 from ebpf_userspace_exporter.supervisor.matching import Definition
+from ebpf_userspace_exporter.supervisor.retrying import retry_seconds
 from ebpf_userspace_exporter.supervisor.slot_files import SlotFiles
 from ebpf_userspace_exporter.supervisor.targets import Slot, Target
 from ebpf_userspace_exporter.worker.fold import fold
@@ -22,8 +23,6 @@ from ebpf_userspace_exporter.worker.metric_file import MetricFileError
 logger = structlog.get_logger()
 
 FOLD_SECONDS = 30.0
-FIRST_RETRY_SECONDS = 1.0
-MAX_RETRY_SECONDS = 60.0
 _MAX_REPORT_BYTES = 1 << 20
 
 
@@ -197,6 +196,6 @@ class Folding:
     def _try_later(self, name: str, totals: _Totals, why: str, now: float) -> None:
         """Leave the files as they are, which are read all the same."""
         totals.attempts += 1
-        totals.retry_at = now + min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(10, totals.attempts - 1))
+        totals.retry_at = now + retry_seconds(totals.attempts)
         if totals.attempts == 1:
             logger.warning("totals not folded yet", program=name, error=why)

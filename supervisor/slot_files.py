@@ -53,8 +53,8 @@ class SlotFiles:
                     if _rename(name, retired, folder):
                         renamed.append(retired)
 
-        self._change(slot.program, rename)
-        self.remove(slot)
+        if self._change(slot.program, rename):
+            self.remove(slot)
         return bool(renamed)
 
     def publish_folded(self, program: str, generation: int, retired: Iterable[int]) -> None:
@@ -84,11 +84,13 @@ class SlotFiles:
 
         self._change(program, remove)
 
-    def _change(self, program: str, change: Callable[[int], object]) -> None:
+    def _change(self, program: str, change: Callable[[int], object]) -> bool:
         try:
             change(self.state_dir.descriptor)
         except OSError as error:
             logger.error("metric files neither published nor removed", program=program, error=str(error))
+            return False
+        return True
 
 
 def _discard(names: Iterable[str], folder: int) -> None:

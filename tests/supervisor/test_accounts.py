@@ -9,6 +9,7 @@ from ebpf_userspace_exporter.supervisor.entry import Entry, Worker
 from ebpf_userspace_exporter.supervisor.failures import FailureLog
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
 from ebpf_userspace_exporter.supervisor.targets import ExecMark, Slot, Target
+from ebpf_userspace_exporter.worker.bpf.usage import FunctionUsage
 from ebpf_userspace_exporter.worker.messages import Collected
 
 PROGRAM = Program(name="malloc", attachment=Selector(binary_name=("x",)), code="")
@@ -75,3 +76,13 @@ def test_rows_left_out_are_one_line_for_all_targets_of_a_program() -> None:
             accounts.take(entry(pid), worker(), Collected(0, publish=False, warnings=("more than 10 label sets",)))
 
     assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["rows left out"]
+
+
+def test_functions_that_a_message_had_no_room_for_are_not_counted_anew() -> None:
+    metrics, of, by = OwnMetrics(), entry(), worker()
+    accounts = Accounts(metrics, FailureLog(metrics))
+    for runs in (5, None, 6):
+        functions = {} if runs is None else {"on_call": FunctionUsage(runs, 0.5)}
+        accounts.take(of, by, Collected(0, publish=False, functions=functions))
+
+    assert metrics._program_runs.labels("malloc", "on_call")._value.get() == 6

@@ -152,6 +152,19 @@ def test_histograms_are_added_up_bucket_by_bucket(scene: Scene) -> None:
     assert scene.folding.series("gc") == 1
 
 
+def test_totals_that_cannot_be_renamed_stay_where_they_are(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("read-only")
+
+    scene.write(1, {counter("0"): 5.0})
+    monkeypatch.setattr(file_names, "rename", refuse)
+
+    scene.folding.retire(Slot("gc", 1), 1)
+
+    assert scene.shown() == {counter("0"): 5.0}
+    assert struct.unpack("=Q", (scene.state_dir.path / "epoch").read_bytes())[0] % 2 == 0
+
+
 def test_a_slot_without_totals_leaves_nothing_to_fold(scene: Scene) -> None:
     scene.folding.retire(Slot("gc", 1), 1)
 
