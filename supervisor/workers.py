@@ -3,37 +3,32 @@
 import itertools
 import os
 import selectors
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from math import inf
 from typing import assert_never
 
 import structlog
 
 from ebpf_userspace_exporter.supervisor import children
-from ebpf_userspace_exporter.supervisor.accounts import Accounts
 from ebpf_userspace_exporter.supervisor.builds import Builds
-from ebpf_userspace_exporter.supervisor.channels import hear, tell
+from ebpf_userspace_exporter.supervisor.channels import tell
 from ebpf_userspace_exporter.supervisor.departures import LEAVE_SECONDS
 from ebpf_userspace_exporter.supervisor.descriptors import close_all, open_pidfd
 from ebpf_userspace_exporter.supervisor.detaching import Detacher
+from ebpf_userspace_exporter.supervisor.endings import Endings
 from ebpf_userspace_exporter.supervisor.entry import (
     FINISH_SECONDS,
     HANG_SECONDS,
-    HEALTHY_SECONDS,
-    PING_SECONDS,
     START_SECONDS,
     Entry,
-    Holdings,
     Phase,
-    Usage,
-    Worker,
 )
 from ebpf_userspace_exporter.supervisor.failures import FailureLog
 from ebpf_userspace_exporter.supervisor.forking import WorkerSettings, fork_error, fork_worker
+from ebpf_userspace_exporter.supervisor.hearing import Hearing
 from ebpf_userspace_exporter.supervisor.matching import Definition
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
-from ebpf_userspace_exporter.supervisor.pilots import Pilots
 from ebpf_userspace_exporter.supervisor.processes import read_process
 from ebpf_userspace_exporter.supervisor.reconcile import (
     Action,
@@ -47,26 +42,16 @@ from ebpf_userspace_exporter.supervisor.reconcile import (
     Start,
     Swap,
 )
-from ebpf_userspace_exporter.supervisor.retrying import recheck_seconds, restart_seconds, retry_seconds
+from ebpf_userspace_exporter.supervisor.roster import Roster
 from ebpf_userspace_exporter.supervisor.slot_series import SlotSeries
 from ebpf_userspace_exporter.supervisor.targets import Slot, Target
 from ebpf_userspace_exporter.worker.messages import (
     FINISH,
-    Collected,
-    Failed,
-    Linked,
-    Loaded,
-    MapsMade,
-    Message,
-    MessageError,
 )
-from ebpf_userspace_exporter.worker.reasons import MISSING, PERMANENT, AttachError, Reason
+from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
 from ebpf_userspace_exporter.worker.target_files import TargetGone, mapped_code
 
 logger = structlog.get_logger()
-
-MAX_LAST_READERS = 2
-MAX_WORDS = 4096  # of the tool's diagnostics, which are kept for every target
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,23 +69,35 @@ class Workers:
     """Every slot's entry, and the children that serve them."""
 
     def __init__(self, surroundings: Surroundings, builds: Builds, metrics: OwnMetrics) -> None:
-        self.entries: dict[Slot, Entry] = {}
-        self.has_changed = True  # something happened that reconcile should look at
+        self._roster = Roster()
+        self.entries = self._roster.entries
         self._selector = surroundings.selector
-        self._exit_grace = surroundings.exit_grace
-        self._rescan_interval = surroundings.rescan_interval
         self._worker_settings = settings = surroundings.worker_settings
         self._series = SlotSeries(settings.state_dir, settings.group)
         self.folding = self._series.folding
         self._builds = builds
         self._metrics = metrics
         self._failures = FailureLog(metrics)
-        self._accounts = Accounts(metrics, self._failures)
         self._note_refused = surroundings.note_refused
-        self._pilots = Pilots()
-        self._by_pid: dict[int, Entry] = {}
-        self._left_behind: dict[Slot, float] = {}  # slots about to be taken again, and until when what is in them shows
-        self._detacher = Detacher(self._selector, self._by_pid)
+        self._detacher = Detacher(self._selector, self._roster.by_pid)
+        self._endings = Endings(
+            self._roster,
+            self._series,
+            builds,
+            self._failures,
+            self._detacher,
+            exit_grace=surroundings.exit_grace,
+            rescan_interval=surroundings.rescan_interval,
+        )
+        self._hearing = Hearing(
+            self._roster,
+            self._series,
+            self._endings,
+            self._detacher,
+            metrics=metrics,
+            failures=self._failures,
+            read_again=self._fork_last_reader,
+        )
         # Of all slots together: in one slot the worker of a target that was given up may still write.
         self._generations = itertools.count(1)
 
@@ -125,7 +122,7 @@ class Workers:
             case Ping(slot):
                 self._ping(self.entries[slot], now)
             case Drop(slot, keep_files):
-                self._drop(self.entries[slot], now, keep_files=keep_files)
+                self._endings.drop(self.entries[slot], now, keep_files=keep_files)
             case Clear(slot):
                 self._clear(self.entries[slot])
             case _:
@@ -149,33 +146,39 @@ class Workers:
             return True
         if self.folding.on_exit(pid, exit_code, now):
             return True
-        entry = self._by_pid.pop(pid, None)
+        entry = self._roster.by_pid.pop(pid, None)
         if entry is None:
             return False
-        self.has_changed = True
+        self._roster.has_changed = True
         worker = entry.worker
         if worker is None or worker.pid != pid:
             return True  # a child that closed what was worth nothing, while the entry went on
         worker.is_reaped = True
-        self._on_message(entry, now)
+        self._hearing.on_message(entry, now)
         self._series.remove_unpublished(entry.slot, entry.generation)
         if entry.worker is not worker:
             return True  # its last message has ended the entry's need of it
         self._detacher.hang_up(worker)
         entry.worker = self._detacher.close_partial_links(entry, now)
-        self._after_worker(entry, worker, exit_code, now)
+        self._hearing.after_worker(entry, worker, exit_code, now)
         return True
 
     def kill_late(self, now: float) -> None:
         """End the children that take too long to leave: those that still attach have their time to stop."""
         self._detacher.departures.kill_late(now)
 
+    @property
+    def has_changed(self) -> bool:
+        """Whether something happened that reconcile should look at."""
+        return self._roster.has_changed
+
+    @has_changed.setter
+    def has_changed(self, value: bool) -> None:
+        self._roster.has_changed = value
+
     def on_build(self, now: float) -> None:
         """Have everybody who waits for an image ask again."""
-        for entry in self.entries.values():
-            if entry.phase is Phase.WAITING and entry.worker is None and entry.retry_at == inf:
-                entry.retry_at = now
-        self.has_changed = True
+        self._roster.wake(now)
 
     def on_reload(self, definitions: Mapping[str, Definition]) -> None:
         """Try what was refused again, and report failures anew: the operator may have mended some."""
@@ -187,17 +190,17 @@ class Workers:
     def drop_all(self, now: float) -> None:
         """Let go of everything, to exit; files stay as they are, as a last scrape may be reading them."""
         for entry in list(self.entries.values()):
-            self._drop(entry, now, keep_files=True)
+            self._endings.drop(entry, now, keep_files=True)
 
     def terminate_all(self) -> None:
         """Ask every child that is left to end."""
-        for pid in (*self._detacher.departures.pids, *self._by_pid):
+        for pid in (*self._detacher.departures.pids, *self._roster.by_pid):
             children.terminate(pid)
 
     def kill_all(self) -> None:
         """Kill every child that is left."""
         self.folding.kill()
-        for pid in (*self._detacher.departures.pids, *self._by_pid):
+        for pid in (*self._detacher.departures.pids, *self._roster.by_pid):
             children.kill(pid)
 
     def close(self) -> None:
@@ -207,13 +210,13 @@ class Workers:
     @property
     def is_empty(self) -> bool:
         """Whether no child is left."""
-        return not self._detacher.departures.pids and not self._by_pid and self.folding.is_idle
+        return not self._detacher.departures.pids and not self._roster.by_pid and self.folding.is_idle
 
     # Actions
 
     def _adopt(self, target: Target, definition: Definition, now: float) -> None:
         name, pid = _name(target.slot)
-        predecessor_until = self._left_behind.pop(target.slot, None)
+        predecessor_until = self._endings.left_behind(target.slot)
         try:
             pidfd = open_pidfd(pid)
         except AttachError as error:
@@ -231,23 +234,23 @@ class Workers:
         entry = Entry(target, definition.program, pidfd, now, predecessor_until=predecessor_until, changed_at=now)
         self.entries[target.slot] = entry
         self._series.begin(entry)
-        self._selector.register(pidfd, selectors.EVENT_READ, lambda _now: self._on_target_exit(entry))
-        self.has_changed = True
+        self._selector.register(pidfd, selectors.EVENT_READ, lambda _now: self._hearing.on_target_exit(entry))
+        self._roster.has_changed = True
 
     def _start(self, entry: Entry, now: float) -> None:
         try:
             if entry.is_lacking and mapped_code(entry.slot.pid) == entry.mapped_code:
-                entry.retry_at = now + self._recheck_seconds(entry, now)
+                entry.retry_at = now + self._endings.recheck_seconds(entry, now)
                 return
             if not entry.holdings.links and not self._prepare(entry, now):
                 return
             self._fork_worker(entry, now)
         except AttachError as error:
-            self._fail(entry, error, now)
+            self._endings.fail(entry, error, now)
         except TargetGone as error:
-            self._fail(entry, AttachError(Reason.TARGET_CHANGED, str(error)), now)
+            self._endings.fail(entry, AttachError(Reason.TARGET_CHANGED, str(error)), now)
         except OSError as error:
-            self._fail(entry, fork_error(error), now)
+            self._endings.fail(entry, fork_error(error), now)
 
     def _prepare(self, entry: Entry, now: float) -> bool:
         """Find the image; maps made for another one, and their series, end here. False if it is to be waited for."""
@@ -258,15 +261,15 @@ class Workers:
             image = self._builds.image_for(entry.target, entry.program, entry.mapped_code, now)
         except AttachError as error:
             if error.reason is not Reason.TARGET_CHANGED:
-                self._end_series(entry)  # it has executed something that cannot be probed
+                self._endings.end_series(entry)  # it has executed something that cannot be probed
             raise
         if image is None:
             entry.retry_at = inf  # until a build ends
             return False
         if image is not entry.holdings.image:
-            self._end_series(entry)
+            self._endings.end_series(entry)
             entry.holdings.image = image
-        if not self._pilots.may_load(image, entry.slot):
+        if not self._endings.pilots.may_load(image, entry.slot):
             entry.retry_at = inf
             return False
         return True
@@ -275,8 +278,8 @@ class Workers:
         entry.generation = next(self._generations)
         entry.worker = worker = fork_worker(entry, self._worker_settings, self._series.allowance(entry), now)
         assert worker.channel is not None, "a worker begins with one"  # noqa: S101 - for the type checker
-        self._selector.register(worker.channel, selectors.EVENT_READ, lambda now: self._on_message(entry, now))
-        self._by_pid[worker.pid] = entry
+        self._selector.register(worker.channel, selectors.EVENT_READ, lambda now: self._hearing.on_message(entry, now))
+        self._roster.by_pid[worker.pid] = entry
         if entry.phase is Phase.WAITING:
             entry.enter(Phase.STARTING, now, deadline=now + START_SECONDS)
 
@@ -284,7 +287,7 @@ class Workers:
         logger.info("target executed another program", program=target.slot.program, pid=target.slot.pid)
         self._builds.forget(entry.target)
         may_attach = entry.phase is Phase.STARTING
-        self._let_others_load(entry, now)
+        self._endings.let_others_load(entry, now)
         entry.target, entry.discovered = target, now
         entry.enter(Phase.WAITING, now, deadline=now + LEAVE_SECONDS)
         entry.retry_at = now
@@ -294,7 +297,7 @@ class Workers:
         close_all(entry.holdings.partial_links)
         if worker is not None:
             worker.is_replaced = True
-            self._by_pid[worker.pid] = entry
+            self._roster.by_pid[worker.pid] = entry
             (children.terminate if may_attach else children.kill)(worker.pid)
 
     def _swap(self, entry: Entry, target: Target, definition: Definition, now: float) -> None:
@@ -318,19 +321,19 @@ class Workers:
         if entry.is_aggregated:
             self._finish(entry, now)  # its totals outlive it: they are read for the last time before it is dropped
         else:
-            self._drop(entry, now, keep_files=True)
+            self._endings.drop(entry, now, keep_files=True)
             self._adopt(target, definition, now)
         if image.process_bound and target.slot in self.entries:
             self._builds.give_back(target, image)
 
     def _finish(self, entry: Entry, now: float) -> None:
-        self._on_message(entry, now)  # it may have attached just now
+        self._hearing.on_message(entry, now)  # it may have attached just now
         holdings = entry.holdings
         if not holdings.maps or not (holdings.links or entry.continues_files):
             if entry.attached_at is None and entry.phase is not Phase.FAILED:
                 self._metrics.targets_missed.labels(entry.slot.program).inc()
             if entry.predecessor_until is None:
-                self._drop(entry, now, keep_files=False)
+                self._endings.drop(entry, now, keep_files=False)
             else:
                 self._detacher.let_go(entry, now)
                 entry.enter(Phase.EXITED, now, deadline=entry.predecessor_until)
@@ -351,7 +354,7 @@ class Workers:
             self._fork_worker(entry, now)
         except OSError as error:
             logger.error("last values lost", program=entry.slot.program, pid=entry.slot.pid, error=str(error))
-            self._end(entry, now)
+            self._endings.end(entry, now)
             return
         if entry.worker is not None:
             tell(entry.worker, FINISH + b" %d" % self._series.allowance(entry))
@@ -373,172 +376,6 @@ class Workers:
     def _clear(self, entry: Entry) -> None:
         entry.predecessor_until = None
         self._series.remove(entry.slot)
-
-    def _drop(self, entry: Entry, now: float, *, keep_files: bool) -> None:
-        if keep_files and entry.phase is Phase.EXITED and not entry.is_aggregated:
-            self._left_behind[entry.slot] = entry.deadline
-        self._detacher.let_go(entry, now)
-        self._builds.forget(entry.target)
-        del self.entries[entry.slot]
-        self._series.drop(entry, keep_files=keep_files)
-        self._let_others_load(entry, now)
-        self.has_changed = True
-
-    def _let_others_load(self, entry: Entry, now: float) -> None:
-        """Have those that waited for this entry to load what they need try it themselves."""
-        if self._pilots.give_up(entry.slot):
-            self.on_build(now)
-
-    def _recheck_seconds(self, entry: Entry, now: float) -> float:
-        # By the pid: a thousand that were found by one look would else all be looked at in one turn of the loop.
-        return recheck_seconds(now - entry.discovered, self._rescan_interval) * (0.5 + entry.slot.pid % 64 / 128)
-
-    # Events
-
-    def _on_target_exit(self, entry: Entry) -> None:
-        entry.exited = True
-        self.has_changed = True
-        self._detacher.unwatch(entry)
-
-    def _on_message(self, entry: Entry, now: float) -> None:
-        """Take everything that the worker has said."""
-        worker = entry.worker
-        while worker is not None and worker.channel is not None and entry.worker is worker:
-            try:
-                received = hear(worker.channel)
-            except BlockingIOError:
-                return
-            except MessageError as error:
-                self._fail(entry, AttachError(error.reason, str(error)), now)
-                received = None
-            except OSError:
-                received = None
-            if received is None:
-                self._detacher.hang_up(worker)
-                if not worker.is_reaped:
-                    children.terminate(worker.pid)  # whatever keeps it: it can say nothing any more
-                return
-            self._take(entry, worker, *received, now)
-
-    def _take(
-        self,
-        entry: Entry,
-        worker: Worker,
-        message: Message,
-        descriptors: Sequence[int],
-        now: float,
-    ) -> None:
-        match message:
-            case MapsMade():
-                entry.holdings.maps = list(descriptors)
-            case Loaded(tags):
-                close_all(entry.holdings.programs)  # of what the target executed before
-                entry.holdings.programs, entry.holdings.tags = list(descriptors), tags
-                entry.usage = replace(entry.usage, functions={})
-                if entry.holdings.image is not None and self._pilots.has_loaded(entry.holdings.image):
-                    self.on_build(now)
-            case Linked(more):
-                entry.holdings.partial_links.extend(descriptors)
-                if not more and not worker.is_replaced:
-                    self._on_linked(entry, now)
-            case Collected():
-                self._on_collected(entry, worker, message, now)
-            case Failed(reason, text, diagnostics):
-                if not worker.is_replaced:
-                    self._fail(entry, AttachError(reason, text, diagnostics), now)
-            case _:
-                assert_never(message)
-
-    def _on_linked(self, entry: Entry, now: float) -> None:
-        holdings = entry.holdings
-        holdings.links, holdings.partial_links = holdings.partial_links, []
-        entry.attached_at = now
-        self._metrics.attach_seconds.observe(now - entry.discovered)
-
-    def _on_collected(self, entry: Entry, worker: Worker, message: Collected, now: float) -> None:
-        name, pid = _name(entry.slot)
-        worker.asked_at = None
-        self._accounts.take(entry, worker, message)
-        self._series.note(entry, message.series)
-        if message.publish:
-            self._series.publish(entry)
-        if entry.phase is Phase.STARTING:
-            entry.enter(Phase.RUNNING, now)
-            entry.reason, entry.error = None, ""
-            logger.info("attached", program=name, pid=pid, generation=entry.generation)
-            self.has_changed = True
-        if message.final:
-            self._end(entry, now)
-        elif entry.phase is Phase.RUNNING:
-            entry.deadline = now + PING_SECONDS
-            worker.answered = message.sequence
-
-    def _after_worker(self, entry: Entry, worker: Worker, exit_code: int, now: float) -> None:
-        """Decide what the death of a worker means in the phase in which it died."""
-        died, ended = worker.killed_for or Reason.WORKER_DIED, children.describe_exit(exit_code)
-        name, pid = _name(entry.slot)
-        match entry.phase:
-            case Phase.STARTING:
-                self._fail(entry, AttachError(died, f"worker ended ({ended}) before it was ready"), now)
-            case Phase.RUNNING:
-                self._metrics.worker_restarts.labels(name, died).inc()
-                entry.attempts = 0 if now - worker.started > HEALTHY_SECONDS else entry.attempts + 1
-                entry.enter(Phase.WAITING, now)
-                entry.error = f"worker ended ({ended})"
-                delay = restart_seconds(entry.attempts)
-                entry.retry_at = now + delay
-                logger.warning(
-                    "worker gone", program=name, pid=pid, ended=ended, reason=died, restart_in=f"{delay:.1f}s"
-                )
-            case Phase.FINISHING:
-                if entry.attempts < MAX_LAST_READERS:
-                    self._fork_last_reader(entry, now)
-                else:
-                    logger.error("last values lost", program=entry.slot.program, pid=entry.slot.pid, ended=ended)
-                    self._end(entry, now)
-            case Phase.WAITING | Phase.EXITED | Phase.FAILED:
-                pass  # who is to try again has its time for that
-            case _:
-                assert_never(entry.phase)
-
-    def _fail(self, entry: Entry, error: AttachError, now: float) -> None:
-        """Note why there is no worker, and when to try again, if that can help."""
-        entry.reason, entry.error = error.reason, f"{error}\n{error.diagnostics[:MAX_WORDS]}".strip()
-        entry.attempts += 1
-        self.has_changed = True
-        if error.reason is not Reason.TARGET_CHANGED:
-            self._failures.note(entry.target, error)
-        if entry.phase is Phase.FINISHING:
-            return
-        if error.reason in PERMANENT:
-            self._builds.remember_failure(entry.target, error)
-            entry.enter(Phase.FAILED, now, deadline=inf)
-            self._end_series(entry)
-        else:
-            entry.enter(Phase.WAITING, now, deadline=now + LEAVE_SECONDS)
-            entry.retry_at = now + (
-                self._recheck_seconds(entry, now) if error.reason in MISSING else retry_seconds(entry.attempts)
-            )
-        self._let_others_load(entry, now)
-        if not entry.continues_files and entry.predecessor_until is None:
-            self._series.remove(entry.slot)  # of whoever had the number before, or of another program that it was
-
-    def _end(self, entry: Entry, now: float) -> None:
-        """Let go of a target whose last values are in its files."""
-        self._detacher.let_go(entry, now)
-        entry.enter(Phase.EXITED, now, deadline=now + self._exit_grace)
-        if self._series.outlive(entry):
-            entry.deadline, entry.served = now, True
-        self.has_changed = True
-        logger.info("detached", program=entry.slot.program, pid=entry.slot.pid, exited=entry.exited)
-
-    def _end_series(self, entry: Entry) -> None:
-        """Begin from zero: what is counted from now on is not what its files hold."""
-        close_all(entry.holdings.maps)
-        close_all(entry.holdings.programs)
-        entry.holdings, entry.usage = Holdings(), Usage()
-        entry.dropped, entry.decode_errors = {}, {}
-        self._series.end(entry)
 
 
 def _name(slot: Slot) -> tuple[str, int]:

@@ -186,11 +186,11 @@ class Scene:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         pid = children.spawn("idle", signal.pause, keep=())
-        self.selector.register(ours, selectors.EVENT_READ, lambda now: self.workers._on_message(entry, now))
+        self.selector.register(ours, selectors.EVENT_READ, lambda now: self.workers._hearing.on_message(entry, now))
         entry.generation += 1
         entry.worker = Worker(pid, ours, time.monotonic())
         entry.phase, entry.deadline = Phase.STARTING, time.monotonic() + 60
-        self.workers._by_pid[pid] = entry
+        self.workers._roster.by_pid[pid] = entry
         return entry, theirs
 
     def value(self, slot: Slot) -> float:
