@@ -18,6 +18,7 @@ from ebpf_userspace_exporter.worker.bpf.syscalls import (
     bpf_charged,
     object_name,
 )
+from ebpf_userspace_exporter.worker.build.hints import verifier_advised
 from ebpf_userspace_exporter.worker.image import Function
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
 
@@ -26,7 +27,9 @@ _LD_IMM64 = 0x18
 _PSEUDO_MAP_FD, _PSEUDO_MAP_VALUE = 1, 2
 _INSTRUCTION_BYTES = 8
 _LOG_BYTES = (256 << 10, 1 << 20, 4 << 20)
-_LOG_KEPT_BYTES = 16 << 10  # the end, where the complaint is
+_LOG_FIRST_LINES, _LOG_LAST_LINES = 5, 40  # that are kept: the complaint is at the end
+_LOG_KEPT_BYTES = 16 << 10
+_NO_COMPLAINTS = ("processed ", "verification time", "cur state:", "old state:")
 _ATTEMPTS = 5  # as libbpf: a signal that comes meanwhile makes the verifier give up with EAGAIN
 _NOT_THE_CODE = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN})
 
@@ -35,7 +38,7 @@ def load_program(function: Function, maps: Mapping[int, int], *, uprobe_multi: b
     """Return the descriptor of `function`, loaded for links (`uprobe_multi`) or perf events; AttachError if refused.
 
     `maps` gives for each MapShape.built_fd the descriptor of the map made for it.
-    Where the verifier refuses, the error's diagnostics are the end of its log. Kernels from 5.0.
+    Where the verifier refuses, the error's diagnostics are the beginning and the end of its log. Kernels from 5.0.
     """
     code = _refer_to_maps(function, maps)
     try:
@@ -47,7 +50,7 @@ def load_program(function: Function, maps: Mapping[int, int], *, uprobe_multi: b
         # EPERM and EACCES come from the verifier as well as from missing capabilities: a log tells them apart.
         log = _read_verifier_log(function, code, uprobe_multi=uprobe_multi)
         if log:
-            message = f"{doing}: the verifier refuses: {_find_complaint(log)}"
+            message = verifier_advised(f"{doing}: the verifier refuses: {_find_complaint(log)}", log)
             raise AttachError(Reason.VERIFIER, message, log) from error
         raise attach_error(error, doing, otherwise=Reason.VERIFIER) from error
 
@@ -110,7 +113,7 @@ def _read_verifier_log(function: Function, code: bytes, *, uprobe_multi: bool) -
         try:
             program = _load(function, code, uprobe_multi=uprobe_multi, log=log)
         except OSError as error:
-            text = log.value[-_LOG_KEPT_BYTES:].decode("utf-8", "replace").strip()
+            text = _in_short(log.value)
             if error.errno != errno.ENOSPC:
                 break
         else:
@@ -119,7 +122,16 @@ def _read_verifier_log(function: Function, code: bytes, *, uprobe_multi: bool) -
     return text
 
 
+def _in_short(log: bytes) -> str:
+    """Return the log without its middle."""
+    lines = log.strip().split(b"\n")
+    left_out = len(lines) - _LOG_FIRST_LINES - _LOG_LAST_LINES
+    if left_out > 0:
+        lines[_LOG_FIRST_LINES:-_LOG_LAST_LINES] = [b"... %d lines ..." % left_out]
+    return b"\n".join(lines)[-_LOG_KEPT_BYTES:].decode("utf-8", "replace")
+
+
 def _find_complaint(log: str) -> str:
-    """Return the line that says what is wrong: the last one that is not statistics."""
-    lines = [line for line in log.splitlines() if line and not line.startswith(("processed ", "verification time"))]
+    """Return the line that says what is wrong: the last one that is neither statistics nor a state."""
+    lines = [line for line in log.splitlines() if line and not line.startswith(_NO_COMPLAINTS)]
     return (lines or [log])[-1][:300]

@@ -131,5 +131,4 @@ def _check_references(name: str, bytecode: bytes, descriptors: set[int]) -> None
         if code == _LD_IMM64 and source not in (_PSEUDO_NONE, _PSEUDO_MAP_FD):
             raise AttachError(Reason.COMPILE, f"function {name} refers to a global variable: use a map")
         if code == _CALL and source:
-            message = f"function {name} calls a function that is not inlined: make it inline"
-            raise AttachError(Reason.COMPILE, f"{message}; bpf_usdt_readarg is for the functions of USDT probes alone")
+            raise AttachError(Reason.COMPILE, f"function {name} calls a function that is not inlined")

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from ebpf_userspace_exporter.config.model import Program
 from ebpf_userspace_exporter.worker.build.address_spaces import BinarySpace, ProcessSpace
 from ebpf_userspace_exporter.worker.build.builder import build
+from ebpf_userspace_exporter.worker.build.hints import clang_advised
 from ebpf_userspace_exporter.worker.image import MAX_IMAGE_BYTES, Image, ImageError, decode_image, encode_image
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
 from ebpf_userspace_exporter.worker.target_files import TargetGone
@@ -101,7 +102,7 @@ def read_result(result: bytes, diagnostics: bytes, exit_code: int) -> Image:
     if _STACK_WORDS.search(words):
         raise AttachError(Reason.STACK_SIZE, "the code needs more than 512 bytes of BPF stack", words)
     if exit_code != _EXIT_FAILED:  # clang and LLVM end the process on errors of their own
-        raise AttachError(Reason.COMPILE, f"clang gave up with exit code {exit_code}", words)
+        raise AttachError(Reason.COMPILE, clang_advised(f"clang gave up with exit code {exit_code}", words), words)
     raise AttachError(Reason.BUILDER_DIED, f"the builder failed: {(words.splitlines() or ['no word'])[-1]}", words)
 
 
@@ -154,6 +155,8 @@ def _failure(result: bytes, words: str) -> AttachError | TargetGone:
         return AttachError(Reason.HEADERS, "clang found no kernel headers", words)
     if failure.reason is Reason.COMPILE and (refused := _MAY_NOT_CREATE.search(words)):
         return AttachError(Reason.PERMISSION, f"the code compiles; creating map {refused[1]} needs CAP_BPF", words)
+    if failure.reason is Reason.COMPILE:
+        return AttachError(failure.reason, clang_advised(failure.message, words), words)
     return AttachError(failure.reason, failure.message, words)
 
 

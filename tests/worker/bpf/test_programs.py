@@ -1,6 +1,7 @@
 """Bytecode is loaded with our maps in it, and what the verifier says about bad bytecode reaches the user."""
 
 import os
+import re
 import resource
 import struct
 from collections.abc import Callable
@@ -106,7 +107,7 @@ def test_what_the_verifier_refuses_is_told_in_its_words(code: bytes, complaint: 
     assert caught.value.message.startswith("load bad: the verifier refuses: ")
 
 
-def test_of_a_huge_verifier_log_the_end_is_kept() -> None:
+def test_of_a_huge_verifier_log_the_beginning_and_the_end_are_kept() -> None:
     """A log beyond the first buffer: 20 000 instructions, then the fault."""
     filler = [(0xB7, 1, 0, number) for number in range(20_000)]
 
@@ -117,6 +118,22 @@ def test_of_a_huge_verifier_log_the_end_is_kept() -> None:
     assert "R0 !read_ok" in caught.value.diagnostics
     assert "19999: (b7) r1 = 19999" in caught.value.diagnostics
     assert len(caught.value.diagnostics) <= 16 << 10
+    lines = caught.value.diagnostics.splitlines()
+    assert lines[1].startswith("0: (b7) r1 = 0")
+    assert re.fullmatch(r"\.\.\. 199\d\d lines \.\.\.", lines[5])
+    assert len(lines) == 5 + 1 + 40
+
+
+def test_an_endless_loop_is_told_with_advice_and_not_with_the_states_that_follow() -> None:
+    until_the_time_is_zero = assemble((0x85, 0, 0, 5), (0x55, 0, -2, 0), EXIT)
+
+    with pytest.raises(AttachError) as caught:
+        load_program(Function("endless", until_the_time_is_zero), {}, uprobe_multi=False)
+
+    message = caught.value.message.removeprefix("load endless: the verifier refuses: ")
+    assert re.fullmatch(
+        r"(infinite loop detected at|back-edge from) insn .*; give the loop a constant bound.*", message
+    )
 
 
 def test_a_log_beyond_the_largest_buffer_still_says_refused(monkeypatch: pytest.MonkeyPatch) -> None:
