@@ -10,6 +10,7 @@ from ebpf_userspace_exporter.worker.build.argument_sizes import unread_arguments
 from ebpf_userspace_exporter.worker.build.arguments import argument_text
 from ebpf_userspace_exporter.worker.build.compiler import Compiled, compile_program
 from ebpf_userspace_exporter.worker.build.probes import Place, UsdtProbe, find_uprobes, find_usdt_probes
+from ebpf_userspace_exporter.worker.build.table_checks import room_warnings
 from ebpf_userspace_exporter.worker.build.target_elves import OpenedElf, TargetElves
 from ebpf_userspace_exporter.worker.image import Image, Probe
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
@@ -33,7 +34,8 @@ def build(program: Program, space: AddressSpace, *, scratch: Path) -> Image:
             f"{place.function} in {place.file}" for place in places if place.is_return and place.file.elf.is_go()
         }
     compiled = compile_program(program, (text.text for text in texts), (place.function for place in places))
-    for warning in (*_go_warnings(returns), *_size_warnings(compiled, program.code)):
+    warnings = (*_size_warnings(compiled, program.code), *room_warnings(program, compiled.maps))
+    for warning in (*_go_warnings(returns), *warnings):
         os.write(2, f"{warning}\n".encode(errors="replace"))
     files = list(dict.fromkeys(place.file for place in places))
     if len(places) > _MAX_PROBES or len(files) > _MAX_FILES:

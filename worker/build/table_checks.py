@@ -1,13 +1,16 @@
 """Whether the code's maps hold what the metrics of a program say of them."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+from ebpf_userspace_exporter.config.buckets import bucket_keys
 from ebpf_userspace_exporter.config.model import Counter, Gauge, Histogram, Program
 from ebpf_userspace_exporter.worker.bpf.maps import EVENT_KINDS, PER_CPU_KINDS, READABLE_KINDS, MapKind
 from ebpf_userspace_exporter.worker.bpf.values import NoValueError, value_type_at
 from ebpf_userspace_exporter.worker.image import MapShape
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
+
+_ARRAYS = frozenset({MapKind.ARRAY, MapKind.PERCPU_ARRAY})
 
 Metric = Counter | Gauge | Histogram
 
@@ -29,6 +32,24 @@ def check_metrics(program: Program, maps: Iterable[MapShape]) -> None:
             _check_kind(metric, shape)
             _check_value(metric, shape)
             _check_key(metric, shape)
+
+
+def room_warnings(program: Program, maps: Iterable[MapShape]) -> Iterator[str]:
+    """Yield a warning for each histogram that an array has no room for: beyond its end, nothing is ever counted."""
+    shapes = {shape.name: shape for shape in maps if shape.kind in _ARRAYS}
+    for histogram in program.metrics.histograms:
+        shape = shapes.get(histogram.table)
+        if shape is None or len(histogram.labels) > 1:
+            continue  # with other labels a bucket's number is a part of the index
+        last = bucket_keys(histogram)[-1]
+        if shape.max_entries <= last + 1:
+            lost = f"the sum's key {last + 1:g}, so that the sum stays 0"
+            if shape.max_entries <= last:
+                lost = f"its last bucket's key {last:g} and the sum's, {last + 1:g}"
+            yield (
+                f"warning: metric {histogram.name}: table {shape.name} has {shape.max_entries} entries, "
+                f"no room for {lost}: it needs {int(last) + 2}"
+            )
 
 
 def _check_events(counter: Counter, shape: MapShape) -> None:

@@ -236,6 +236,22 @@ def test_a_warning_is_an_error_where_it_is_strict(code: str, warning: str, confi
     assert command("check", config, "--binary", PYTHON, "--strict").returncode == 1
 
 
+def test_a_histogram_without_room_for_its_sum_is_warned_of(config: Path) -> None:
+    code = GOOD.replace("BPF_HASH(seen, u32);", "BPF_HISTOGRAM(seen, int, 4);")
+    bucket = "labels: [{name: bucket, size: 4, decoders: [{name: uint}]}], bucket_type: exp2, bucket_max: 3"
+    write(config, program(code=code, metrics=f"histograms: [{{name: seen, table: seen, {bucket}}}]"))
+
+    done = command("check", config, "--binary", PYTHON)
+
+    assert done.returncode == 0, done.stdout
+    said = "warning: metric seen: table seen has 4 entries, no room for the sum's key 4, so that the sum stays 0"
+    assert f"{config}: program gc: {said}: it needs 5\n" in done.stdout
+    write(
+        config, program(code=code.replace("4)", "5)"), metrics=f"histograms: [{{name: seen, table: seen, {bucket}}}]")
+    )
+    assert "warning" not in command("check", config, "--binary", PYTHON).stdout
+
+
 def test_a_uretprobe_in_a_go_binary_is_refused_and_where_it_is_forced_warned_of(config: Path, tmp_path: Path) -> None:
     (tmp_path / "buildinfo").write_bytes(b"\xff Go buildinf:")
     plain, binary = compile_c(SOURCE, tmp_path / "app"), tmp_path / "go"

@@ -15,7 +15,7 @@ from ebpf_userspace_exporter.config.model import (
 )
 from ebpf_userspace_exporter.config.selector import Selector
 from ebpf_userspace_exporter.worker.bpf.maps import MapKind
-from ebpf_userspace_exporter.worker.build.table_checks import check_metrics
+from ebpf_userspace_exporter.worker.build.table_checks import check_metrics, room_warnings
 from ebpf_userspace_exporter.worker.image import MapShape
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
 
@@ -156,3 +156,32 @@ def test_a_table_that_the_code_does_not_have_is_named_with_one_that_it_has() -> 
         check(counter(table="row"), MapKind.HASH)
 
     assert caught.value.reason is Reason.UNKNOWN_TABLE
+
+
+def warnings_of(kind: MapKind, max_entries: int, *more: Label) -> list[str]:
+    histogram = HISTOGRAM.model_copy(update={"labels": (*more, *HISTOGRAM.labels)})
+    program = Program(
+        name="p", metrics=Metrics(histograms=(histogram,)), attachment=Selector(binary_name=("x",)), code=""
+    )
+    return list(room_warnings(program, [MapShape("rows", kind, 4, 8, max_entries, flags=0, built_fd=0)]))
+
+
+@pytest.mark.parametrize("kind", [MapKind.ARRAY, MapKind.PERCPU_ARRAY])
+def test_an_array_without_room_for_a_histogram_s_sum_or_its_last_bucket_is_warned_of(kind: MapKind) -> None:
+    assert warnings_of(kind, 5) == []
+    no_room = "warning: metric size: table rows has {} entries, no room for {}: it needs 5"
+    assert warnings_of(kind, 4) == [no_room.format(4, "the sum's key 4, so that the sum stays 0")]
+    assert warnings_of(kind, 3) == [no_room.format(3, "its last bucket's key 3 and the sum's, 4")]
+
+
+def test_fixed_buckets_need_room_for_their_largest_key() -> None:
+    fixed = HISTOGRAM.model_copy(update={"bucket_type": BucketType.FIXED, "bucket_keys": (1.0, 10.0)})
+    program = Program(name="p", metrics=Metrics(histograms=(fixed,)), attachment=Selector(binary_name=("x",)), code="")
+    for max_entries, number in ((12, 0), (11, 1)):
+        shape = MapShape("rows", MapKind.ARRAY, 4, 8, max_entries, flags=0, built_fd=0)
+        assert len(list(room_warnings(program, [shape]))) == number
+
+
+def test_room_is_not_judged_where_a_bucket_s_number_is_no_index() -> None:
+    assert warnings_of(MapKind.HASH, 1) == []
+    assert warnings_of(MapKind.ARRAY, 1, Label(name="kind", size=2, decoders=(UINT,))) == []
