@@ -130,7 +130,9 @@ def match(context: click.Context, /, config: Path, *, explain: int | None, as_js
 @cli.command()
 @click.argument("target", metavar="PID|FILE", type=click.Path(readable=False))
 @click.argument("glob", default="*")
-@click.option("--symbols", is_flag=True, help="List the functions that a uprobe can be attached to instead.")
+@click.option(
+    "--symbols", is_flag=True, help="List the functions that a uprobe can be attached to, static ones too, instead."
+)
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @click.option("--yaml", "as_yaml", is_flag=True, help="Write a piece of a program, with code that reads the arguments.")
 @click.pass_context
@@ -138,7 +140,8 @@ def probes(context: click.Context, /, target: str, glob: str, *, symbols: bool, 
     """List the USDT probes, or the functions, of a process or a file.
 
     Of a process, those of all files that it maps. Arguments are shown by the C type that reads them. GLOB is matched
-    against NAME and PROVIDER:NAME, or the function.
+    against NAME and PROVIDER:NAME, or the function. Exit code 1: there is none, with --json and --yaml too, or what was
+    named cannot be looked into.
     """
     from ebpf_userspace_exporter.supervisor.commands.probes import show_probes
 

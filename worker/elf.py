@@ -210,6 +210,10 @@ class Elf:
         """Yield the names, some twice, of the functions that are not static; the indirect ones cannot be probed."""
         yield from self._function_names(lambda kind: kind >> 4 != _STB_LOCAL and kind & 0xF == _STT_FUNC)
 
+    def local_functions(self) -> Iterator[str]:
+        """Yield the names of the static functions, once for each function: several may have one name."""
+        yield from self._function_names(lambda kind: kind >> 4 == _STB_LOCAL and kind & 0xF == _STT_FUNC)
+
     def functions(self) -> Iterator[tuple[int, int, int, int]]:
         """Yield (address, bytes, end of its section, place of its name in the file) of each function, in no order.
 

@@ -1,6 +1,7 @@
 """`probes`: what a process, or a file, has to be probed, in the words of a config."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -8,9 +9,11 @@ from pathlib import Path
 
 import yaml
 
+from ebpf_userspace_exporter.config.errors import quote
 from ebpf_userspace_exporter.supervisor.commands.tables import complain, show_json, show_table, show_text
 from ebpf_userspace_exporter.worker.build.address_spaces import BinarySpace, ProcessSpace
 from ebpf_userspace_exporter.worker.build.argument_types import argument_types, is_readable
+from ebpf_userspace_exporter.worker.build.similar_names import similar_functions
 from ebpf_userspace_exporter.worker.build.target_elves import OpenedElf, TargetElves, base_name
 from ebpf_userspace_exporter.worker.elf import ElfError, SdtNote
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
@@ -26,17 +29,25 @@ class Probe:
     file: str
     notes: tuple[SdtNote, ...]
 
+    @property
+    def name(self) -> str:
+        """Its name without its provider's."""
+        return self.notes[0].name
+
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """A function of one file that a uprobe can be attached to."""
+    """A function of one file that a uprobe can be attached to, unless other static ones have the same name."""
 
     key: str
+    name: str
     file: str
+    is_local: bool = False
+    is_ambiguous: bool = False
 
 
 def show_probes(target: str, glob: str, *, symbols: bool, as_json: bool, as_yaml: bool) -> int:
-    """List the USDT probes, or the functions, of a process or a file; return the exit code."""
+    """List the USDT probes, or the functions, of a process or a file; return the exit code, 1 where there are none."""
     try:
         space = ProcessSpace(int(target)) if _is_pid(target) else BinarySpace(Path(target))
         with TargetElves(space) as elves:
@@ -44,13 +55,15 @@ def show_probes(target: str, glob: str, *, symbols: bool, as_json: bool, as_yaml
             opened = [file for file in files if isinstance(file, OpenedElf)]
             unread = [file for file in files if isinstance(file, str)]
             if symbols:
-                _show_symbols(
-                    sorted(_symbols(opened, glob, unread), key=lambda symbol: symbol.key),
-                    as_json=as_json,
-                    as_yaml=as_yaml,
-                )
+                functions = sorted(_symbols(opened, unread), key=lambda symbol: symbol.key)
+                found = [each for each in functions if _fits(each, glob)]
+                _show_symbols(found, as_json=as_json, as_yaml=as_yaml)
+                missing = "" if found else _none("function", glob, functions)
             else:
-                _show_probes(list(_probes(opened, glob, unread)), as_json=as_json, as_yaml=as_yaml)
+                probes = list(_probes(opened, unread))
+                shown = [each for each in probes if _fits(each, glob)]
+                _show_probes(shown, as_json=as_json, as_yaml=as_yaml)
+                missing = "" if shown else _none("USDT probe", glob, probes)
     except TargetGone as error:
         complain(f"process {error.pid} does not exist, or is gone")
         return 1
@@ -62,7 +75,9 @@ def show_probes(target: str, glob: str, *, symbols: bool, as_json: bool, as_yaml
         return 1
     for problem in unread:
         complain(f"not looked into: {problem}")
-    return 0
+    if missing:
+        complain(f"{target}: {missing}")
+    return int(bool(missing))
 
 
 def _is_pid(target: str) -> bool:
@@ -74,7 +89,21 @@ def _path(file: OpenedElf) -> str:
     return file.mapped.path if file.mapped else str(file)
 
 
-def _probes(files: Sequence[OpenedElf], glob: str, unread: list[str]) -> Iterator[Probe]:
+def _fits(each: Probe | Symbol, glob: str) -> bool:
+    return fnmatchcase(each.key, glob) or fnmatchcase(each.name, glob)
+
+
+def _none(kind: str, glob: str, known: Sequence[Probe | Symbol]) -> str:
+    """Return that nothing fits, and what may have been meant."""
+    if not known:
+        return f"has no {kind}s"
+    keys = {each.name: each.key for each in known}
+    word = re.sub(r"[*?\[\]]", "", glob.rpartition(":")[2])
+    near = [keys[name] for name in similar_functions(word, keys, limit=3)] if word else []
+    return f"no {kind} fits {quote(glob)}" + (f"; did you mean {' or '.join(near)}?" if near else "")
+
+
+def _probes(files: Sequence[OpenedElf], unread: list[str]) -> Iterator[Probe]:
     for file in files:
         notes: dict[str, list[SdtNote]] = {}
         try:
@@ -83,24 +112,23 @@ def _probes(files: Sequence[OpenedElf], glob: str, unread: list[str]) -> Iterato
         except ElfError as error:
             unread.append(f"{file}: {error}")
         for key, locations in sorted(notes.items()):
-            if fnmatchcase(key, glob) or fnmatchcase(locations[0].name, glob):
-                yield Probe(key, argument_types(locations), _path(file), tuple(locations))
+            yield Probe(key, argument_types(locations), _path(file), tuple(locations))
 
 
-def _symbols(files: Sequence[OpenedElf], glob: str, unread: list[str]) -> Iterator[Symbol]:
+def _symbols(files: Sequence[OpenedElf], unread: list[str]) -> Iterator[Symbol]:
     bases = [base_name(_path(file)) for file in files]
     for file, base in zip(files, bases, strict=True):
         library = _path(file) if bases.count(base) > 1 else base
-        is_library = file.path is not None or ".so" in base
+        prefix = f"{library}:" if file.path is not None or ".so" in base else ""
         try:
-            names = set(file.elf.global_functions())
+            names, local_names = set(file.elf.global_functions()), Counter(file.elf.local_functions())
         except ElfError as error:
             unread.append(f"{file}: {error}")
             continue
         for name in names:
-            key = f"{library}:{name}" if is_library else name
-            if fnmatchcase(name, glob) or fnmatchcase(key, glob):
-                yield Symbol(key, _path(file))
+            yield Symbol(prefix + name, name, _path(file))
+        for name in local_names.keys() - names:
+            yield Symbol(prefix + name, name, _path(file), is_local=True, is_ambiguous=local_names[name] > 1)
 
 
 def _show_probes(probes: Sequence[Probe], *, as_json: bool, as_yaml: bool) -> None:
@@ -108,7 +136,7 @@ def _show_probes(probes: Sequence[Probe], *, as_json: bool, as_yaml: bool) -> No
         show_json([_document(probe) for probe in probes])
     elif as_yaml:
         _show_yaml(probes)
-    else:
+    elif probes:
         show_table(
             ("usdt", "arguments", "places", "file"),
             [(probe.key, ", ".join(probe.types), len(probe.notes), probe.file) for probe in probes],
@@ -117,17 +145,31 @@ def _show_probes(probes: Sequence[Probe], *, as_json: bool, as_yaml: bool) -> No
 
 def _show_symbols(symbols: Sequence[Symbol], *, as_json: bool, as_yaml: bool) -> None:
     if as_json:
-        show_json([{"uprobe": symbol.key, "file": symbol.file} for symbol in symbols])
+        show_json([_symbol_document(symbol) for symbol in symbols])
     elif as_yaml:
-        functions = _functions([symbol.key for symbol in symbols])
-        show_text("uprobes:" if symbols else "uprobes: {}")
-        for symbol in symbols:
-            show_text(_line(symbol.key, functions[symbol.key], ""), indent=2)
-        show_text("code: |" if symbols else "code: ''")
-        for name in functions.values():
-            show_text(_stub(name, ()), indent=2)
-    else:
-        show_table(("uprobe", "file"), [(symbol.key, symbol.file) for symbol in symbols])
+        functions = _functions([symbol.key for symbol in symbols if not symbol.is_ambiguous])
+        show_text("uprobes:" if functions else "uprobes: {}")
+        for key, function in functions.items():
+            show_text(_line(key, function, ""), indent=2)
+        show_text("code: |" if functions else "code: ''")
+        for function in functions.values():
+            show_text(_stub(function, ()), indent=2)
+    elif symbols:
+        rows = [(symbol.key, symbol.file, _scope(symbol)) for symbol in symbols]
+        columns = ("uprobe", "file", "scope")
+        has_scopes = any(scope for *_, scope in rows)
+        show_table(columns if has_scopes else columns[:-1], rows if has_scopes else [row[:-1] for row in rows])
+
+
+def _scope(symbol: Symbol) -> str:
+    if symbol.is_ambiguous:
+        return "local, as others of that name: cannot be told apart"
+    return "local" if symbol.is_local else ""
+
+
+def _symbol_document(symbol: Symbol) -> dict[str, object]:
+    scope = {"is_local": symbol.is_local, "is_ambiguous": symbol.is_ambiguous}
+    return {"uprobe": symbol.key, "file": symbol.file, **scope}
 
 
 def _document(probe: Probe) -> dict[str, object]:

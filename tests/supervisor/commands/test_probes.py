@@ -115,6 +115,67 @@ def test_functions_of_an_executable_go_by_their_bare_name(app: Path) -> None:
     ]
 
 
+@pytest.fixture(scope="module")
+def with_statics(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program with a function that two of its files each have for themselves."""
+    folder = tmp_path_factory.mktemp("statics")
+    twin = 'static __attribute__((noinline)) int twin(int x) { __asm__ volatile(""); return x + %d; }\n'
+    inner = 'static __attribute__((noinline)) int inner(int x) { __asm__ volatile(""); return x; }\n'
+    (folder / "other.c").write_text(twin % 1 + "int outer(int x) { return twin(x); }\n")
+    (folder / "main.c").write_text(
+        twin % 2 + inner + "int outer(int);\nint main(int count, char **_) { return outer(twin(inner(count))); }\n"
+    )
+    subprocess.run(["gcc", "-O1", "-o", "app", "main.c", "other.c"], cwd=folder, check=True, timeout=120)
+    return folder / "app"
+
+
+def test_static_functions_are_listed_and_marked(with_statics: Path) -> None:
+    done = command("probes", with_statics, "*[rn]", "--symbols")
+
+    rows = {tuple(re.split("  +", line)) for line in done.stdout.splitlines()}
+    app = str(with_statics)
+    assert {("UPROBE", "FILE", "SCOPE"), ("inner", app, "local"), ("outer", app), ("main", app)} <= rows
+    assert ("twin", app, "local, as others of that name: cannot be told apart") in rows
+    listed = json.loads(command("probes", with_statics, "*", "--symbols", "--json").stdout)
+    scopes = {each["uprobe"]: (each["is_local"], each["is_ambiguous"]) for each in listed}
+    nm = subprocess.run(["nm", "--defined-only", app], capture_output=True, text=True, check=True, timeout=60)
+    assert {name for name, (is_local, _) in scopes.items() if is_local} == {
+        line.split()[2] for line in nm.stdout.splitlines() if line.split()[1] == "t"
+    }
+    assert [name for name, (_, is_ambiguous) in scopes.items() if is_ambiguous] == ["twin"]
+
+
+def test_of_static_functions_only_those_that_can_be_attached_to_are_for_pasting(with_statics: Path) -> None:
+    piece = command("probes", with_statics, "*[rn]", "--symbols", "--yaml").stdout
+
+    assert "  inner: on_inner\n" in piece
+    assert "twin" not in piece
+
+
+@pytest.mark.parametrize(
+    ("arguments", "saying"),
+    [
+        ([PYTHON, "gc__strat"], 'no USDT probe fits "gc__strat"; did you mean python:gc__start?'),
+        ([PYTHON, "pyhton:*gc__start"], 'no USDT probe fits "pyhton:*gc__start"; did you mean python:gc__start?'),
+        ([PYTHON, "java:*"], 'no USDT probe fits "java:*"'),
+        (["/bin/sleep"], "has no USDT probes"),
+        (["APP", "iner", "--symbols"], 'no function fits "iner"; did you mean inner?'),
+        (["APP", "libapp:inne*", "--symbols"], 'no function fits "libapp:inne*"; did you mean inner?'),
+    ],
+    ids=["name", "provider", "nothing like it", "none at all", "function", "library"],
+)
+def test_a_search_without_a_hit_says_what_may_have_been_meant(
+    arguments: list[str], saying: str, with_statics: Path
+) -> None:
+    target, *rest = [str(with_statics) if word == "APP" else word for word in arguments]
+
+    done = command("probes", target, *rest)
+
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{target}: {saying}\n")
+    as_json = command("probes", target, *rest, "--json")
+    assert (as_json.returncode, as_json.stdout, as_json.stderr) == (1, "[]\n", done.stderr)
+
+
 @pytest.mark.bpf
 @pytest.mark.parametrize("options", [[], ["--symbols"]], ids=["usdt", "uprobes"])
 def test_what_is_pasted_into_a_config_compiles_without_a_warning(options: list[str], app: Path, tmp_path: Path) -> None:
