@@ -3,12 +3,14 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 from ebpf_userspace_exporter.supervisor.targets import ExecMark
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_PF_KTHREAD = 0x00200000  # linux/sched.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,15 @@ def parse_stat(pid: int, line: bytes) -> Process:
         start_stack=int(fields[25]),
         arg_start=int(fields[45]),
     )
+
+
+def is_kernel_thread(pid: int) -> bool:
+    """Whether it is a thread of the kernel's own, which has neither memory nor files; False where it is gone."""
+    try:
+        line = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return bool(int(line[line.rindex(b")") + 2 :].split()[6]) & _PF_KTHREAD)
 
 
 def exec_mark(process: Process) -> ExecMark | None:

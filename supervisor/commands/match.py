@@ -10,14 +10,16 @@ from ebpf_userspace_exporter.config.load import load_config
 from ebpf_userspace_exporter.config.model import Config
 from ebpf_userspace_exporter.supervisor.commands.tables import complain, show_json, show_table, show_text
 from ebpf_userspace_exporter.supervisor.matching import Matcher, definitions
-from ebpf_userspace_exporter.supervisor.processes import Process, process_table
-from ebpf_userspace_exporter.supervisor.selection.explain import Explanation, explain
+from ebpf_userspace_exporter.supervisor.processes import Process, is_kernel_thread, process_table
+from ebpf_userspace_exporter.supervisor.selection.explain import Explanation, ProgramExplanation, explain
 from ebpf_userspace_exporter.supervisor.selection.facts import Facts
 from ebpf_userspace_exporter.supervisor.selection.listening import ListeningSockets
 from ebpf_userspace_exporter.supervisor.selection.verdict import Outcome, Step
 from ebpf_userspace_exporter.supervisor.targets import Slot
 
+_GROUPS = ("any", "not", "ancestor")
 _LEADERLESS = "its first thread has exited: a probe would count nothing"
+_KERNEL_THREAD = "it is a kernel thread, which executes no file"
 _UNREADABLE = "what it executes cannot be told: needs root or CAP_SYS_PTRACE"
 
 
@@ -31,6 +33,7 @@ def show_matches(path: Path, *, as_json: bool) -> int:
     look = matcher.look(table, time.monotonic(), os.getpid())
     labels = {slot: target.labels for slot, target in look.targets.items()}
     notes = {**dict.fromkeys(look.leaderless, _LEADERLESS), **dict.fromkeys(look.unreadable, _UNREADABLE)}
+    notes |= {slot: _KERNEL_THREAD for slot in look.unreadable if is_kernel_thread(slot.pid)}
     slots = sorted({*labels, *notes}, key=lambda slot: (slot.program, slot.pid))
     commands = {slot: _command(table[slot.pid]) for slot in slots}
     if as_json:
@@ -62,7 +65,8 @@ def show_explanation(path: Path, pid: int, *, as_json: bool) -> int:
     if as_json:
         show_json(_explanation_document(explanation))
         return 0
-    show_text(f"process {pid}: {escape(_command(explanation.process))}")
+    kind = ", a kernel thread" if is_kernel_thread(pid) else ""
+    show_text(f"process {pid}: {escape(_command(explanation.process))}{kind}")
     for index, exclusion in enumerate(explanation.exclusions):
         show_text(f"\nexclude[{index}]: {exclusion.outcome}")
         _show_steps(exclusion.steps, pid)
@@ -71,7 +75,28 @@ def show_explanation(path: Path, pid: int, *, as_json: bool) -> int:
         labels = f"; labels: {_written(program.labels)}" if program.outcome is Outcome.MATCHES else ""
         show_text(f"\n{program.program}: {program.outcome}{excluded}{labels}")
         _show_steps(program.steps, pid)
+        if deciding := _deciding(program, explanation):
+            show_text(f"decided by {', '.join(deciding)}")
     return 0
+
+
+def _deciding(program: ProgramExplanation, explanation: Explanation) -> list[str]:
+    """Return the keys that keep the process from being a target; none where nothing does."""
+    if program.outcome is Outcome.MATCHES:
+        excluding = enumerate(explanation.exclusions)
+        return [f"exclude[{index}]" for index, each in excluding if each.outcome is Outcome.MATCHES]
+    # The last one of `ancestor` is about all that were tried.
+    needed = {step.key: step.outcome for step in program.steps if not _is_within_group(step)}
+    return [key for key, outcome in needed.items() if outcome is program.outcome]
+
+
+def _is_within_group(step: Step) -> bool:
+    """Whether the key may fail without the whole failing, so that the row of its group tells."""
+    return any(part in _GROUPS and any(map(_is_key, step.path[at + 1 :])) for at, part in enumerate(step.path))
+
+
+def _is_key(part: str | int) -> bool:
+    return isinstance(part, str)
 
 
 def _show_targets(rows: Sequence[tuple[object, ...]]) -> None:

@@ -24,6 +24,7 @@ _CHANGEABLE = (
     *("uid", "user", "cmdline", "argv0", "cwd", "cgroup", "systemd_unit", "container_id"),
     *("parent", "ancestor", "library", "listens_on"),
 )
+_FOUND = {Outcome.DOES_NOT: "none", Outcome.UNKNOWN: "unknown", Outcome.MATCHES: "one"}  # of several selectors
 _RE2_OPTIONS = re2.Options()  # the same as in the config's check: re2 then has them compiled already
 _RE2_OPTIONS.log_errors = False
 
@@ -138,7 +139,7 @@ class _Evaluation:
             # The groups are those of the first that matches, whether or not the others are tried too.
             found = {} if outcome is Outcome.MATCHES else groups
             outcome = max(outcome, self.all_keys(alternative, at.process, (at / index).path, found))
-        return outcome
+        return self._note(at, outcome, "one that matches", _FOUND[outcome])
 
     def _not(self, at: "_Place", unwanted: Selector) -> Outcome:
         outcome = self.all_keys(unwanted, at.process, at.path, {})
@@ -175,7 +176,7 @@ class _Evaluation:
             process = parent
         for pid, above in reversed(way):
             outcome = known[pid] = max(outcome, above)
-        return outcome
+        return self._note(at, outcome, "one that matches", _FOUND[outcome])
 
     def _no_parent(self, at: "_Place", parent: Unreadable | None) -> Outcome:
         outcome = Outcome.DOES_NOT if parent is None else Outcome.UNKNOWN

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache, wraps
 from typing import TypeVar
 
-from ebpf_userspace_exporter.supervisor.processes import Process
+from ebpf_userspace_exporter.supervisor.processes import Process, is_kernel_thread
 from ebpf_userspace_exporter.supervisor.selection.cgroups import cgroup_path, container_id, systemd_unit
 from ebpf_userspace_exporter.supervisor.selection.listening import ListeningSockets
 from ebpf_userspace_exporter.worker.decoders.text import as_bytes, as_text
@@ -43,16 +43,17 @@ class Unreadable:
 
 def _fact(read: Callable[["Facts"], T]) -> "cached_property[T | Unreadable]":
     """Have the fact read when it is first asked for, and remember also that it could not be."""
-    return cached_property(wraps(read)(lambda facts: _unless_unreadable(lambda: read(facts))))
+    return cached_property(wraps(read)(lambda facts: _unless_unreadable(facts.process.pid, lambda: read(facts))))
 
 
-def _unless_unreadable(read: Callable[[], T]) -> T | Unreadable:
+def _unless_unreadable(pid: int, read: Callable[[], T]) -> T | Unreadable:
     try:
         return read()
     except OSError as error:
-        return Unreadable((error.strerror or str(error)).lower())
+        reason = (error.strerror or str(error)).lower()
     except (TargetGone, AttachError) as error:
-        return Unreadable(str(error))
+        reason = str(error)
+    return Unreadable("it is a kernel thread" if is_kernel_thread(pid) else reason)
 
 
 class Facts:
@@ -125,7 +126,7 @@ class Facts:
         # Not the whole environment: it may be megabytes, and facts are kept while a look lasts.
         if name not in self._variables:
             self._variables[name] = _unless_unreadable(
-                lambda: _variable(self._read("environ", _MAX_ENVIRON_BYTES), as_bytes(name))
+                self.process.pid, lambda: _variable(self._read("environ", _MAX_ENVIRON_BYTES), as_bytes(name))
             )
         return self._variables[name]
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,11 +89,59 @@ def test_explained_is_every_key_of_every_program(process: int, config: Path) -> 
     assert ["binary_name", "nobody-is-so", "matched", "does not match"] in cells
 
 
+@pytest.mark.parametrize("process", ["--role=web"], indirect=True)
+@pytest.mark.parametrize(
+    ("attachment", "deciding"),
+    [
+        ("{binary_name: other, cmdline: ['--role', zone]}", "decided by binary_name, cmdline[1]"),
+        ("{binary_name: matched, any: [{exe: /x}, {binary_name: x}]}", "decided by any"),
+        ("{any: [{exe: /x}, {binary_name: matched}], not: [{exe: /x}, {user: root}]}", "decided by not[1]"),
+        ("{parent: {any: [{exe: /x}, {cwd: /x}]}}", "decided by parent.any"),
+        ("{ancestor: {exe: /x}}", "decided by ancestor"),
+        ("{any: [{exe: /x}, {binary_name: matched}]}", "any"),
+    ],
+    ids=["keys", "any", "not", "parent", "ancestor", "nothing"],
+)
+def test_the_last_line_has_the_keys_that_keep_a_process_from_being_a_target(
+    attachment: str, deciding: str, process: int, config: Path
+) -> None:
+    config.write_text(
+        "programs:\n  - name: sleepers\n    usdt: {gc__start: on_gc}\n"
+        f"    attachment: {attachment}\n    code: int on_gc(void *ctx) {{ return 0; }}\n"
+    )
+
+    last = command("match", config, "--explain", process).stdout.splitlines()[-1]
+
+    if deciding.startswith("decided"):
+        assert last == deciding
+    else:
+        assert re.split("  +", last) == ["any", "one that matches", "one", "matches"]
+
+
+def test_a_kernel_thread_is_said_to_be_one(config: Path) -> None:
+    if Path("/proc/2/comm").read_text() != "kthreadd\n":
+        pytest.skip("no kernel threads in this PID namespace")
+    config.write_text(CONFIG.replace("nobody-is-so", "kthreadd, library: '*'"))
+
+    explained = command("match", config, "--explain", 2).stdout
+    config.write_text(CONFIG.replace("nobody-is-so", "kthreadd"))
+    listed = command("match", config, "--json").stdout
+
+    assert explained.startswith("process 2: [kthreadd], a kernel thread\n")
+    rows = [re.split("  +", line) for line in explained.splitlines()]
+    assert ["library", "*", "cannot be read: it is a kernel thread", "unknown"] in rows
+    assert explained.endswith("\ndecided by library\n")
+    [target] = json.loads(listed)
+    assert (target["pid"], target["not_attached"]) == (2, "it is a kernel thread, which executes no file")
+
+
 @pytest.mark.parametrize("process", ["--role=left-out"], indirect=True)
 def test_who_is_excluded_is_no_target_and_the_explanation_says_so(process: int, config: Path) -> None:
     assert json.loads(command("match", config, "--json").stdout) == []
 
-    assert "sleepers: matches, but is excluded" in command("match", config, "--explain", process).stdout
+    text = command("match", config, "--explain", process).stdout
+    assert "sleepers: matches, but is excluded" in text
+    assert "\ndecided by exclude[0]\n" in text
     explained = json.loads(command("match", config, "--explain", process, "--json").stdout)
     assert explained["is_excluded"] is True
     assert explained["exclude"][0]["outcome"] == "matches"

@@ -72,13 +72,17 @@ def test_steps_of_other_processes_say_whose_they_are() -> None:
     assert [(step.key, step.pid) for step in steps] == [
         ("not[0].any[0].uid", process.pid),
         ("not[0].any[1].uid", process.pid),
+        ("not[0].any", process.pid),
         ("not[0]", process.pid),
         ("parent.binary_name", os.getpid()),
         ("ancestor.binary_name", os.getpid()),
-        ("ancestor.binary_name", os.getppid()),
-    ][: len(steps)]
-    assert lines(found)[2] == "not[0]: expected does not match, found does not match: matches"
-    assert lines(found)[3] == f"parent.binary_name: expected x, found {own}: does not match"
+        *([("ancestor.binary_name", os.getppid())] if own != parent else []),
+        ("ancestor", process.pid),
+    ]
+    assert lines(found)[2] == "not[0].any: expected one that matches, found none: does not match"
+    assert lines(found)[3] == "not[0]: expected does not match, found does not match: matches"
+    assert lines(found)[-1] == "ancestor: expected one that matches, found one: matches"
+    assert lines(found)[4] == f"parent.binary_name: expected x, found {own}: does not match"
 
 
 def test_programs_have_an_outcome_and_labels_each() -> None:
