@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ebpf_userspace_exporter.supervisor.commands.tables import complain, show_js
 CONTROL_SOCKET = "control.sock"  # as in state_dir, whose import takes longer than everything here
 _SECONDS = 5.0
 _MAX_BYTES = 256 << 20
+_SHOWN_PIDS = 20  # of those that have one error
 
 
 def show_status(state_dir: Path, *, as_json: bool) -> int:
@@ -75,10 +77,20 @@ def _show(document: dict[str, Any]) -> None:
         show_table(
             ("program", "pid", "state", "since", "attached in", "reason", "labels"), [_row(row, now) for row in targets]
         )
+    for (program, error), pids in _errors(targets).items():
+        more = f" and {len(pids) - _SHOWN_PIDS} more" if len(pids) > _SHOWN_PIDS else ""
+        listed = ", ".join(map(str, pids[:_SHOWN_PIDS])) + more
+        show_text(f"\n{program}, {'process' if len(pids) == 1 else 'processes'} {listed}:")
+        show_text(error, indent=2)
+
+
+def _errors(targets: Iterable[dict[str, Any]]) -> dict[tuple[str, str], list[int]]:
+    """Return the pids that have each error of a program."""
+    pids: dict[tuple[str, str], list[int]] = {}
     for target in targets:
         if target.get("error"):
-            show_text(f"\n{target['program']}, process {target['pid']}:")
-            show_text(target["error"], indent=2)
+            pids.setdefault((target["program"], target["error"]), []).append(target["pid"])
+    return pids
 
 
 def _row(target: dict[str, Any], now: float) -> tuple[object, ...]:

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -72,18 +73,10 @@ def test_where_no_exporter_answers_it_is_said_in_one_line(kind: str, tmp_path: P
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("answer", "saying"),
-    [
-        (b"", "hung up without an answer"),
-        (b'{"ready": true}\n', "no exporter of this version"),
-        (b"error\n", "no exporter of this version"),
-        (b"\xff\n", "no exporter of this version"),
-    ],
-)
-def test_an_answer_that_is_none_is_said_in_one_line(answer: bytes, saying: str, tmp_path: Path) -> None:
+def answered(answer: bytes, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run the command against something that gives this answer."""
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(tmp_path / "control.sock"))
+        server.bind(str(folder / "control.sock"))
         server.listen()
         server.settimeout(60)
 
@@ -95,8 +88,54 @@ def test_an_answer_that_is_none_is_said_in_one_line(answer: bytes, saying: str, 
 
         thread = threading.Thread(target=serve)
         thread.start()
-        done = command("status", "--state-dir", tmp_path)
+        done = command("status", "--state-dir", folder)
         thread.join()
+    return done
+
+
+def failing(program: str, pid: int, error: str) -> dict[str, object]:
+    return {"program": program, "pid": pid, "state": "failed", "reason": "compile", "error": error}
+
+
+def test_an_error_of_many_targets_is_shown_once_with_their_pids(tmp_path: Path) -> None:
+    words = "clang does not compile the code\ncode:1:43: error: use of undeclared\n    int on_gc\n        ^"
+    document = {
+        "ready": True,
+        "version": "1",
+        "started": 0,
+        "last_reload": {"at": 0, "successful": True, "error": ""},
+        "programs": [],
+        "targets": [
+            *(failing("many", pid, "the same") for pid in range(1, 24)),
+            failing("gc", 4, words),
+            failing("gc", 5, "process 5: other"),
+            failing("gc", 6, words),
+            {**failing("gc", 7, ""), "state": "running"},
+        ],
+    }
+
+    done = answered(json.dumps(document).encode() + b"\n", tmp_path)
+
+    listed = ", ".join(map(str, range(1, 21)))
+    assert done.stdout.partition("\n\nmany, ")[2] == (
+        f"processes {listed} and 3 more:\n  the same\n"
+        "\ngc, processes 4, 6:\n  clang does not compile the code\n"
+        "  code:1:43: error: use of undeclared\n      int on_gc\n          ^\n"
+        "\ngc, process 5:\n  process 5: other\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "saying"),
+    [
+        (b"", "hung up without an answer"),
+        (b'{"ready": true}\n', "no exporter of this version"),
+        (b"error\n", "no exporter of this version"),
+        (b"\xff\n", "no exporter of this version"),
+    ],
+)
+def test_an_answer_that_is_none_is_said_in_one_line(answer: bytes, saying: str, tmp_path: Path) -> None:
+    done = answered(answer, tmp_path)
 
     assert (done.returncode, done.stdout) == (1, "")
     assert saying in done.stderr
