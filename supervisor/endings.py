@@ -14,7 +14,7 @@ from ebpf_userspace_exporter.supervisor.pilots import Pilots
 from ebpf_userspace_exporter.supervisor.retrying import recheck_seconds, retry_seconds
 from ebpf_userspace_exporter.supervisor.roster import Roster
 from ebpf_userspace_exporter.supervisor.slot_series import SlotSeries
-from ebpf_userspace_exporter.supervisor.targets import Slot
+from ebpf_userspace_exporter.supervisor.targets import Slot, Target
 from ebpf_userspace_exporter.worker.reasons import MISSING, PERMANENT, AttachError, Reason
 
 logger = structlog.get_logger()
@@ -44,7 +44,8 @@ class Endings:
         self._detacher = detacher
         self._exit_grace = exit_grace
         self._rescan_interval = rescan_interval
-        self._left_behind: dict[Slot, float] = {}  # slots about to be taken again, and until when what is in them shows
+        # Slots about to be taken again, by which process they were held, and until when what is in them shows.
+        self._left_behind: dict[Slot, tuple[int, float]] = {}
 
     def fail(self, entry: Entry, error: AttachError, now: float) -> None:
         """Note why there is no worker, and when to try again, if that can help."""
@@ -88,7 +89,7 @@ class Endings:
     def drop(self, entry: Entry, now: float, *, keep_files: bool) -> None:
         """Forget an entry, and let everything of it go; files that are kept are about to be replaced."""
         if keep_files and entry.phase is Phase.EXITED and not entry.is_aggregated:
-            self._left_behind[entry.slot] = entry.deadline
+            self._left_behind[entry.slot] = (entry.target.start_ticks, entry.deadline)
         self._detacher.let_go(entry, now)
         self._builds.forget(entry.target)
         del self._roster.entries[entry.slot]
@@ -96,9 +97,13 @@ class Endings:
         self.let_others_load(entry, now)
         self._roster.has_changed = True
 
-    def left_behind(self, slot: Slot) -> float | None:
-        """Return until when is shown what the slot's last target, which is gone, has left in it; once."""
-        return self._left_behind.pop(slot, None)
+    def left_behind(self, target: Target) -> float | None:
+        """Return until when is shown what the process has left in the slot as what it was before an exec; once.
+
+        What another process has left whose number the target has ends at once.
+        """
+        start_ticks, until = self._left_behind.pop(target.slot, (0, 0.0))
+        return until if start_ticks == target.start_ticks else None
 
     def let_others_load(self, entry: Entry, now: float) -> None:
         """Have those that waited for this entry to load what they need try it themselves."""

@@ -216,7 +216,7 @@ class Workers:
 
     def _adopt(self, target: Target, definition: Definition, now: float) -> None:
         name, pid = _name(target.slot)
-        predecessor_until = self._endings.left_behind(target.slot)
+        predecessor_until = self._endings.left_behind(target)
         try:
             pidfd = open_pidfd(pid)
         except AttachError as error:
