@@ -94,7 +94,7 @@ class Supervisor:
         self._control = ControlSocket(
             state_dir.path / CONTROL_SOCKET,
             group=user.group,
-            allowed_uids={os.geteuid(), user.uid},
+            allowed_uids={0, os.geteuid(), user.uid},
             selector=self._selector,
             on_refresh=lambda client, seconds: self._refresher.request(client, time.monotonic() + seconds),
             on_ready=lambda: ready_line(ready=self._is_ready),
