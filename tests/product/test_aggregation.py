@@ -35,7 +35,7 @@ def folded(running: Exporter) -> list[str]:
 
     def only_totals() -> list[str] | None:
         files = metric_files(running)
-        return files if len(files) == 1 and "_folded.db" in files[0] else None
+        return files if len(files) == 1 and files[0].endswith("_folded.db") else None
 
     return until(only_totals, f"folded: {metric_files(running)}; log:\n{running.log}")
 
@@ -124,7 +124,7 @@ def test_a_program_that_changes_keeps_the_totals_of_series_that_it_still_has() -
             gone.exit_after(8)
         living.do("collect", 3)
         until(lambda: total(running) == 11, "counted")
-        folded_before = until(lambda: [f for f in metric_files(running) if "_folded" in f], "folded")
+        folded_before = until(lambda: [f for f in metric_files(running) if f.endswith("_folded.db")], "folded")
 
         with scraping(running, "gc_total"):
             running.config.write_text(summed_config().replace("int gen = 0;", "int gen = 0; gen += 0;"))
@@ -154,7 +154,7 @@ def test_totals_of_a_program_that_goes_on_as_its_change_is_refused_stay() -> Non
             wait_attachments(running, gone.pid, 1)
             gone.exit_after(8)
         until(lambda: total(running) == 8, "counted")
-        until(lambda: [name for name in metric_files(running) if "_folded" in name], "folded")
+        until(lambda: [name for name in metric_files(running) if name.endswith("_folded.db")], "folded")
 
         with scraping(running, "gc_total"):
             broken = (

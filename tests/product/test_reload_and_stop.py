@@ -132,14 +132,18 @@ def test_a_stop_while_it_starts_leaves_nothing(target: Target) -> None:
 
 def test_a_state_directory_that_was_there_stays_with_what_is_not_ours(target: Target) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        with exporter(config(events_program()), "--state-dir", folder) as running:
+        Path(folder).chmod(0o755)  # the web user passes through
+        (Path(folder) / "state").mkdir()
+        running = start(Path(folder), config(events_program()))
+        try:
+            running.wait_ready()
             running.wait_attached("events", target.pid)
-            (Path(folder) / "notes.txt").touch()
-            assert list(Path(folder).glob("counter_events-*.db"))
-
+            (running.state_dir / "notes.txt").touch()
+            assert list(running.state_dir.glob("counter_events-*.db"))
+        finally:
             assert running.stop() == 0
 
-        assert [path.name for path in Path(folder).iterdir()] == ["notes.txt"]
+        assert [path.name for path in running.state_dir.iterdir()] == ["notes.txt"]
 
 
 # Reloading
