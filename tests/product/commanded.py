@@ -72,17 +72,21 @@ def named_python(name: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def commanded(name: str) -> Iterator[Commanded]:
-    """Run one whose comm is `name`; it takes commands when this begins."""
-    with named_python(name) as python, launched([python, str(PROGRAM)]) as target:
+    """Run one whose comm is `name`; it takes commands when this begins.
+
+    It takes the name then: what it collects before, as Python starts, is nobody's, however soon it would be attached.
+    """
+    with named_python(name) as python, launched([python, str(PROGRAM)], executable=PYTHON) as target:
         target.settle()
+        target.do("rename", name)
         yield target
 
 
 @contextlib.contextmanager
-def launched(command: Sequence[str]) -> Iterator[Commanded]:
+def launched(command: Sequence[str], executable: str | None = None) -> Iterator[Commanded]:
     """Run a command that is or becomes such a program; it and its children are gone afterwards."""
     # Unbuffered: what select() says of the descriptor is then all that there is.
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    process = subprocess.Popen(command, executable=executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
     try:
         yield Commanded(process, process.pid)
     finally:
