@@ -65,6 +65,7 @@ class Endings:
             entry.retry_at = now + (
                 self.recheck_seconds(entry, now) if error.reason in MISSING else retry_seconds(entry.attempts)
             )
+        self._series.withdraw(entry)
         self.let_others_load(entry, now)
         if not entry.continues_files and entry.predecessor_until is None:
             self._series.remove(entry.slot)  # of whoever had the number before, or of another program that it was

@@ -36,6 +36,11 @@ class SlotSeries:
         """Take note of how many label sets the entry's worker shows."""
         self._budget.take(entry.slot, series)
 
+    def withdraw(self, entry: Entry) -> None:
+        """Have others share what the entry's worker was offered, if nothing of it is shown and nobody will show it."""
+        if not entry.continues_files:
+            self._budget.give_back(entry.slot)
+
     def publish(self, entry: Entry) -> None:
         """Show what the entry's worker has written."""
         self._files.publish(entry.slot, entry.program, entry.generation)

@@ -31,7 +31,7 @@ from ebpf_userspace_exporter.supervisor.targets import ExecMark, Slot, Target
 from ebpf_userspace_exporter.worker.messages import Failed, Linked, MapsMade, send
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
 from ebpf_userspace_exporter.worker.target_files import TargetGone
-from tests.supervisor.workers_scene import Caller, Scene, caller, pid_of, target_of
+from tests.supervisor.workers_scene import PROGRAM, Caller, Scene, caller, pid_of, target_of
 
 pytestmark = pytest.mark.bpf
 
@@ -535,6 +535,14 @@ def test_targets_of_an_image_that_nobody_has_loaded_wait_for_the_first(scene: Sc
         assert all(entry.retry_at <= time.monotonic() for entry in others)
         scene.do(*(Start(entry.slot) for entry in others))
         scene.until(lambda: all(entry.phase is Phase.RUNNING for entry in others))
+
+
+def test_what_a_worker_that_failed_was_offered_is_offered_to_others(scene: Scene, target: Caller) -> None:
+    with caller() as another:
+        first, second = (scene.adopt(target_of(each.pid)) for each in (target, another))
+        scene.workers._series.allowance(first)
+        scene.workers._endings.fail(first, AttachError(Reason.PROBE_DISABLED, "not fired"), time.monotonic())
+        assert scene.workers._series.allowance(second) == PROGRAM.max_series
 
 
 def test_another_target_loads_the_image_when_the_first_is_gone(scene: Scene, target: Caller) -> None:
