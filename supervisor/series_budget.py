@@ -1,52 +1,81 @@
 """Shares a program's `max_series` out among its workers."""
 
 from collections import Counter
+from dataclasses import dataclass, replace
 
 from ebpf_userspace_exporter.supervisor.targets import Slot
 
+SPARE = 16  # for one that has not used what it was offered the last time
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What a worker shows, what it was offered and has not answered yet, and whether it has a use for more."""
+
+    shown: int = 0
+    offered: int | None = None
+    wants_more: bool = True
+
+    @property
+    def charge(self) -> int:
+        return self.shown if self.offered is None else self.offered
+
+    @property
+    def claims(self) -> bool:
+        return self.wants_more and self.offered is None
+
 
 class SeriesBudget:
-    """Counts label sets; what is left is offered in equal parts to a program's workers, who come one after another.
+    """Counts label sets; what is left is offered in equal parts to those of a program's workers that have a use for it.
 
     None of them can take what another needs. What was offered counts as shown until the worker says what it shows: all
     together never show more than there may be, however late one answers.
     """
 
     def __init__(self) -> None:
-        self._shown: dict[Slot, int] = {}
-        self._offered: dict[Slot, int] = {}  # not less than what is shown
+        self._parts: dict[Slot, _Part] = {}
         self._charged: Counter[str] = Counter()
-        self._slots: Counter[str] = Counter()
-        self._unanswered: Counter[str] = Counter()
+        self._claims: Counter[str] = Counter()
+
+    def admit(self, slot: Slot) -> None:
+        """Have one more worker share, which is about to be started."""
+        if slot not in self._parts:
+            self._put(slot, _Part())
 
     def take(self, slot: Slot, series: int) -> None:
-        """Note how many label sets a worker shows."""
-        self.give_back(slot)
-        self._shown[slot] = series
-        self._slots[slot.program] += 1
-        self._charged[slot.program] += series
+        """Note how many label sets a worker shows; one that shows all that it may has a use for more."""
+        before = self._parts.get(slot, _Part())
+        wants_more = before.wants_more if before.offered is None else series >= before.offered
+        self._put(slot, _Part(series, None, wants_more))
 
     def give_back(self, slot: Slot) -> None:
         """Share with one worker less."""
-        if slot in self._shown:
-            shown = self._shown.pop(slot)
-            self._unanswered[slot.program] -= slot in self._offered
-            self._charged[slot.program] -= self._offered.pop(slot, shown)
-            self._slots[slot.program] -= 1
+        self._put(slot, None)
 
     def series(self, slot: Slot) -> int:
         """Return how many label sets the slot shows, or is about to."""
-        return self._offered.get(slot, self._shown.get(slot, 0))
+        return self._parts.get(slot, _Part()).charge
 
     def allowance(self, slot: Slot, max_series: int, folded: int) -> int:
         """Return how many label sets a worker may show, given what targets that are gone have left behind."""
-        before = self._offered.get(slot, 0)  # which it may still be about to show
-        self.take(slot, self._shown.get(slot, 0))
-        program, shown = slot.program, self._shown[slot]
-        left = max(0, max_series - folded - self._charged[program])
-        waiting = self._slots[program] - self._unanswered[program]
-        part = max(left // waiting, min(left, 1))
-        self._offered[slot] = offered = max(before, shown + part)
-        self._unanswered[program] += 1
-        self._charged[program] += offered - shown
+        before = self._parts.get(slot, _Part())
+        self._put(slot, replace(before, offered=None))
+        left = max(0, max_series - folded - self._charged[slot.program])
+        if before.wants_more:
+            more = max(left // self._claims[slot.program], min(left, 1))
+        else:
+            more = min(left, max(SPARE, before.shown))
+        # What it was offered before it may still be about to show.
+        offered = max(before.offered or 0, before.shown + more)
+        self._put(slot, replace(before, offered=offered))
         return offered
+
+    def _put(self, slot: Slot, part: _Part | None) -> None:
+        program, before = slot.program, self._parts.pop(slot, None)
+        if before is not None:
+            self._charged[program] -= before.charge
+            self._claims[program] -= before.claims
+        if part is not None:
+            self._parts[slot] = part
+            self._charged[program] += part.charge
+            self._claims[program] += part.claims

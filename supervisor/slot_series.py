@@ -25,6 +25,7 @@ class SlotSeries:
     def begin(self, entry: Entry) -> None:
         """Take up a target."""
         entry.is_aggregated = is_aggregated(entry.program)
+        self._budget.admit(entry.slot)
         self.folding.begin(entry.target)
 
     def allowance(self, entry: Entry) -> int:

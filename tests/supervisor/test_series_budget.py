@@ -9,7 +9,7 @@ ONE, TWO, OTHER = Slot("gc", 1), Slot("gc", 2), Slot("malloc", 1)
 def budget_of(*slots: Slot) -> SeriesBudget:
     budget = SeriesBudget()
     for slot in slots:
-        budget.take(slot, 0)
+        budget.admit(slot)
     return budget
 
 
@@ -84,6 +84,25 @@ def test_where_there_are_more_workers_than_places_all_places_are_taken() -> None
     budget = budget_of(*slots)
 
     assert sum(budget.allowance(slot, 10, folded=0) for slot in slots) == 10
+
+
+def test_all_that_start_at_a_time_are_offered_the_same() -> None:
+    slots = [Slot("gc", pid) for pid in range(50)]
+    budget = budget_of(*slots)
+
+    assert {budget.allowance(slot, 10_000, folded=0) for slot in slots} == {200}
+
+
+def test_one_that_needs_much_is_offered_what_the_others_have_not_used() -> None:
+    slots = [Slot("gc", pid) for pid in range(50)]
+    budget = budget_of(*slots)
+    for _ in range(2):
+        offered = [budget.allowance(slot, 10_000, folded=0) for slot in slots]
+        for slot, most in zip(slots, offered, strict=True):
+            budget.take(slot, most if slot is slots[7] else 3)
+
+    assert budget.allowance(slots[7], 10_000, folded=0) > 8_000
+    assert sum(map(budget.series, slots)) <= 10_000
 
 
 def test_programs_do_not_share() -> None:
