@@ -21,8 +21,12 @@ class _Part:
         return self.shown if self.offered is None else self.offered
 
     @property
+    def waits(self) -> bool:
+        return self.offered is None
+
+    @property
     def claims(self) -> bool:
-        return self.wants_more and self.offered is None
+        return self.waits and self.wants_more
 
 
 class SeriesBudget:
@@ -35,6 +39,7 @@ class SeriesBudget:
     def __init__(self) -> None:
         self._parts: dict[Slot, _Part] = {}
         self._charged: Counter[str] = Counter()
+        self._waiting: Counter[str] = Counter()
         self._claims: Counter[str] = Counter()
 
     def admit(self, slot: Slot) -> None:
@@ -61,10 +66,10 @@ class SeriesBudget:
         before = self._parts.get(slot, _Part())
         self._put(slot, replace(before, offered=None))
         left = max(0, max_series - folded - self._charged[slot.program])
-        if before.wants_more:
-            more = max(left // self._claims[slot.program], min(left, 1))
-        else:
-            more = min(left, max(SPARE, before.shown))
+        sharers = self._claims if before.wants_more else self._waiting
+        more = max(left // sharers[slot.program], min(left, 1))
+        if not before.wants_more:
+            more = min(more, max(SPARE, before.shown))
         # What it was offered before it may still be about to show.
         offered = max(before.offered or 0, before.shown + more)
         self._put(slot, replace(before, offered=offered))
@@ -74,8 +79,10 @@ class SeriesBudget:
         program, before = slot.program, self._parts.pop(slot, None)
         if before is not None:
             self._charged[program] -= before.charge
+            self._waiting[program] -= before.waits
             self._claims[program] -= before.claims
         if part is not None:
             self._parts[slot] = part
             self._charged[program] += part.charge
+            self._waiting[program] += part.waits
             self._claims[program] += part.claims

@@ -105,6 +105,15 @@ def test_one_that_needs_much_is_offered_what_the_others_have_not_used() -> None:
     assert sum(map(budget.series, slots)) <= 10_000
 
 
+def test_of_little_that_is_left_those_who_show_nothing_yet_have_equal_parts() -> None:
+    budget = budget_of(ONE, TWO)
+    for slot in (ONE, TWO):
+        budget.allowance(slot, 10, folded=0)
+        budget.take(slot, 0)
+
+    assert [budget.allowance(slot, 10, folded=0) for slot in (ONE, TWO)] == [5, 5]
+
+
 def test_programs_do_not_share() -> None:
     budget = budget_of(ONE, OTHER)
     budget.take(OTHER, 1000)
