@@ -145,9 +145,11 @@ def test_calls_that_have_not_returned_are_counted_and_those_from_before_never(tm
 
 def _waiting(pid: int) -> int:
     """Return how many of a process's threads wait for a file's lock."""
-    return sum(
-        task.joinpath("wchan").read_text() == "locks_lock_inode_wait" for task in Path(f"/proc/{pid}/task").iterdir()
-    )
+    waiting = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+            waiting += (task / "wchan").read_text() == "locks_lock_inode_wait"
+    return waiting
 
 
 def test_events_are_by_the_last_two_parts_of_their_names() -> None:
