@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 
 from ebpf_userspace_exporter.supervisor.targets import Slot
 
-SPARE = 16  # for one that has not used what it was offered the last time
-
 
 @dataclass(frozen=True, slots=True)
 class _Part:
@@ -30,8 +28,9 @@ class _Part:
 
 
 class SeriesBudget:
-    """Counts label sets; what is left is offered in equal parts to those of a program's workers that have a use for it.
+    """Counts label sets; what is left is offered to a program's workers in equal parts.
 
+    Half of it is for those who have used all that they were offered the last time: they soon have what others leave.
     None of them can take what another needs. What was offered counts as shown until the worker says what it shows: all
     together never show more than there may be, however late one answers.
     """
@@ -66,10 +65,9 @@ class SeriesBudget:
         before = self._parts.get(slot, _Part())
         self._put(slot, replace(before, offered=None))
         left = max(0, max_series - folded - self._charged[slot.program])
-        sharers = self._claims if before.wants_more else self._waiting
-        more = max(left // sharers[slot.program], min(left, 1))
-        if not before.wants_more:
-            more = min(more, max(SPARE, before.shown))
+        more = max(left // self._waiting[slot.program], min(left, 1))
+        if before.wants_more:
+            more = max(more, left // (2 * self._claims[slot.program]))
         # What it was offered before it may still be about to show.
         offered = max(before.offered or 0, before.shown + more)
         self._put(slot, replace(before, offered=offered))

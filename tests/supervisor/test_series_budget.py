@@ -96,7 +96,7 @@ def test_all_that_start_at_a_time_are_offered_the_same() -> None:
 def test_one_that_needs_much_is_offered_what_the_others_have_not_used() -> None:
     slots = [Slot("gc", pid) for pid in range(50)]
     budget = budget_of(*slots)
-    for _ in range(2):
+    for _ in range(5):
         offered = [budget.allowance(slot, 10_000, folded=0) for slot in slots]
         for slot, most in zip(slots, offered, strict=True):
             budget.take(slot, most if slot is slots[7] else 3)
@@ -112,6 +112,14 @@ def test_of_little_that_is_left_those_who_show_nothing_yet_have_equal_parts() ->
         budget.take(slot, 0)
 
     assert [budget.allowance(slot, 10, folded=0) for slot in (ONE, TWO)] == [5, 5]
+
+
+def test_a_worker_that_has_shown_nothing_yet_may_still_show_much() -> None:
+    budget = budget_of(ONE)
+    budget.allowance(ONE, 10_000, folded=0)
+    budget.take(ONE, 0)
+
+    assert budget.allowance(ONE, 10_000, folded=0) == 10_000
 
 
 def test_programs_do_not_share() -> None:
