@@ -1,12 +1,12 @@
 """Which targets the config wants, given the processes there are."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from ebpf_userspace_exporter.config.model import Program
 from ebpf_userspace_exporter.config.selector import Selector
 from ebpf_userspace_exporter.config.target_labels import target_labels
-from ebpf_userspace_exporter.supervisor.processes import Process, descendants, exec_mark
+from ebpf_userspace_exporter.supervisor.processes import Process, descendants, descends_from, exec_mark
 from ebpf_userspace_exporter.supervisor.selection.facts import Facts
 from ebpf_userspace_exporter.supervisor.selection.judge import Judge, Judgement, Wanted
 from ebpf_userspace_exporter.supervisor.selection.labels import Labels
@@ -93,17 +93,39 @@ class Matcher:
                 left_out[program.name] = len(candidates[digest]) - len(kept)
         return Look(targets, frozenset(leaderless), frozenset(unreadable), left_out)
 
+    def may_mean(self, comm: str) -> bool:
+        """Whether a process of that name may be a target."""
+        return self._judge.may_mean(comm)
+
+    def concerns(self, pids: Iterable[int], table: Mapping[int, Process], now: float, own_pid: int) -> bool:
+        """Judge these processes alone; return whether a program means, or meant, one that has changed: look then.
+
+        Many times a second something is executed that nobody wants, and a look at all would cost more than that.
+        """
+        observation = Observation(table, now, self._read_facts)
+        is_due = False
+        for pid in pids:
+            before, process = self._judgements.pop(pid, None), table.get(pid)
+            if process is None or process.is_dead or descends_from(process, own_pid, table):
+                continue  # a target's end is told by its pidfd
+            judgement = self._judgements[pid] = self._judgement(process, before, observation, now)
+            if judgement is not before or process.leader_exited:
+                is_due |= bool(judgement.matched or (before is not None and before.matched))
+        return is_due
+
     def _judge_all(self, table: Mapping[int, Process], now: float, own: Set[int]) -> None:
         observation = Observation(table, now, self._read_facts)
         judgements: dict[int, Judgement] = {}
         for pid, process in table.items():
             if process.is_dead or pid in own:
                 continue
-            judgement = self._judgements.get(pid)
-            if judgement is None or not judgement.holds(process, now):
-                judgement = self._judge.judge(process, judgement, observation, now)
-            judgements[pid] = judgement
+            judgements[pid] = self._judgement(process, self._judgements.get(pid), observation, now)
         self._judgements = judgements
+
+    def _judgement(self, process: Process, before: Judgement | None, observation: Observation, now: float) -> Judgement:
+        if before is not None and before.holds(process, now):
+            return before
+        return self._judge.judge(process, before, observation, now)
 
     def _matching(self, table: Mapping[int, Process]) -> Iterator[tuple[str, Process, Labels]]:
         """Yield a program's digest, a process that it matches, and the labels."""

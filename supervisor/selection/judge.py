@@ -60,8 +60,14 @@ class Judge:
     def __init__(self, wanted: Mapping[str, Wanted], exclude: Sequence[Selector], *, rescan_seconds: float) -> None:
         self._wanted = wanted
         self._names = {digest: {*map(comm_of, each.attachment.binary_name)} for digest, each in wanted.items()}
+        self._any_name = not all(self._names.values())
+        self._all_names = frozenset[str]().union(*self._names.values())
         self._exclude = exclude
         self._rescan_seconds = rescan_seconds
+
+    def may_mean(self, comm: str) -> bool:
+        """Whether a process of that name may be one that a program goes to."""
+        return self._any_name or comm in self._all_names
 
     def judge(self, process: Process, before: Judgement | None, observation: Observation, now: float) -> Judgement:
         """Return what is true of the process now; `before` is the last judgement on whatever had its pid."""
