@@ -15,8 +15,10 @@ from ebpf_userspace_exporter.config.setting_parsers import SETTINGS, LogFormat, 
 ENVIRONMENT_PREFIX = "USERSPACE_EXPORTER_"
 DEFAULT_FILE = ".ebpf-userspace-exporter.yaml"
 
-# Read elsewhere: how to attach, in comparisons and tests, and what the web server is told by the supervisor.
-_OTHER_VARIABLES = frozenset(ENVIRONMENT_PREFIX + name for name in ("ATTACH", "WEB_STATE_DIR", "WEB_METRICS_PATH"))
+# Read elsewhere: how to attach and to look, in comparisons and tests, and what the supervisor tells the web server.
+_OTHER_VARIABLES = frozenset(
+    ENVIRONMENT_PREFIX + name for name in ("ATTACH", "EVENTS", "WEB_STATE_DIR", "WEB_METRICS_PATH")
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """Looks at the processes, and remembers what they make of the config until the next look."""
 
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 
 import structlog
 
@@ -9,12 +11,15 @@ from ebpf_userspace_exporter.config.selector import Selector
 from ebpf_userspace_exporter.supervisor.entry import Entry
 from ebpf_userspace_exporter.supervisor.matching import Definition, Matcher
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
-from ebpf_userspace_exporter.supervisor.processes import Process, process_table
+from ebpf_userspace_exporter.supervisor.proc_events import ProcEvents
+from ebpf_userspace_exporter.supervisor.processes import Process, ProcessTable, age_seconds, read_comm
 from ebpf_userspace_exporter.supervisor.targets import Slot, Target
 
 logger = structlog.get_logger()
 
 Entries = Mapping[Slot, Entry]
+
+UNTOLD_SECONDS = 1.0  # a process that a pass finds and that is older has been told of, if any event has come
 
 
 class Lookout:
@@ -28,35 +33,51 @@ class Lookout:
         *,
         scan_interval: float,
         rescan_interval: float,
+        events: ProcEvents | None = None,
     ) -> None:
-        """Look every `scan_interval` seconds."""
+        """Pass over the processes every `scan_interval` seconds.
+
+        With `events`, which are let go of by `close`, a process is also looked at soon after something has happened to
+        it; a pass then reads those that are new, and of the others as many as make it all every `rescan_interval`.
+        """
         self.desired: dict[Slot, Target] = {}
         self.leaderless: frozenset[Slot] = frozenset()
         self.first: frozenset[Slot] | None = None
         """What was desired after the first look; None before it."""
-        self.next_look = 0.0
+        self._events = events
+        self._next_pass = 0.0
+        self._next_whole_pass = 0.0
+        self._table = ProcessTable()
         self._definitions = definitions
         self._matcher = Matcher(definitions, exclude, rescan_seconds=rescan_interval)
         self._metrics = metrics
         self._scan_interval = scan_interval
+        self._rescan_interval = rescan_interval
         self._left_out: Mapping[str, int] = {}
 
     def define(self, definitions: Mapping[str, Definition], exclude: Sequence[Selector]) -> None:
         """Take the programs of another config, at once."""
         self._definitions = definitions
         self._matcher.define(definitions, exclude)
-        self.next_look = 0.0
+        self._next_pass = 0.0
+
+    def next_deadline(self) -> float:
+        """Return when `look` has something to do."""
+        return min(self._next_pass, inf if self._events is None else self._events.next_deadline())
 
     def look(self, entries: Entries, now: float) -> Mapping[int, Process] | None:
-        """Look if it is time to; return the process table, None if it is not or the table cannot be read."""
-        if now < self.next_look:
-            return None
-        self.next_look = now + self._scan_interval
+        """Look at what is due; return the process table, None if `desired` is as it was."""
         try:
-            table = process_table()
+            if self._next_pass <= now:
+                self._pass(now)
+            elif not self._look_at_told(now):
+                return None
         except OSError as error:
             logger.error("cannot look at the processes; those known go on", error=str(error))
+            if self._events is not None:
+                self._events.has_overflowed = True  # what was told may not have been looked at
             return None
+        table = self._table.processes
         found = self._matcher.look(table, now, os.getpid(), entries.keys())
         self.desired, self.leaderless = found.targets, found.leaderless
         self._note_left_out(found.left_out)
@@ -81,6 +102,54 @@ class Lookout:
         for name in self._definitions:
             if name not in matched:
                 logger.info("no process matches yet", program=name)
+
+    def close(self) -> None:
+        """Let go of the events."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def _pass(self, now: float) -> None:
+        """Find who is new and who is gone; here no event is trusted to have come."""
+        self._next_pass = now + self._scan_interval
+        table = self._table.processes
+        if self._events is None:
+            self._table.renew(1.0)
+            return
+        is_first = not table
+        told = self._events.take(now, table, everything=True)
+        is_whole, self._events.has_overflowed = self._events.has_overflowed, False
+        has_heard, self._events.has_heard = self._events.has_heard, False
+        come = self._table.renew(1.0 if is_whole else self._scan_interval / self._rescan_interval)
+        self._table.read(told & table.keys() - {process.pid for process in come})
+        if is_whole:
+            self._next_whole_pass = self._next_pass
+        if not is_first and not has_heard:
+            self._distrust(come)
+
+    def _distrust(self, come: Iterable[Process]) -> None:
+        """Give the events up where none came though one was due: before Linux 6.6 others can turn them off for all."""
+        uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
+        if any(age_seconds(process, uptime) > UNTOLD_SECONDS for process in come):
+            logger.info("process events have ceased; new targets are found every scan interval")
+            self.close()
+
+    def _look_at_told(self, now: float) -> bool:
+        """Look at those of whom the events have told; return whether that concerns any program."""
+        if self._events is None or self._events.next_deadline() > now:
+            return False
+        table = self._table.processes
+        pids = self._events.take(now, table)
+        if self._events.has_overflowed:
+            self._next_pass = min(self._next_pass, max(now, self._next_whole_pass))
+        if not any(pid in table or self._may_mean(pid) for pid in pids):
+            return False  # of most; the next pass finds those that are there for longer
+        self._table.read(pids)
+        return self._matcher.concerns(pids, table, now, os.getpid())
+
+    def _may_mean(self, pid: int) -> bool:
+        comm = read_comm(pid)
+        return comm is not None and self._matcher.may_mean(comm)
 
     def _note_left_out(self, left_out: Mapping[str, int]) -> None:
         """Count and tell targets beyond max_targets when they come, not with every look."""

@@ -23,6 +23,7 @@ from ebpf_userspace_exporter.supervisor.lookout import Lookout
 from ebpf_userspace_exporter.supervisor.matching import Definition, definitions
 from ebpf_userspace_exporter.supervisor.notify import notify, reloading
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
+from ebpf_userspace_exporter.supervisor.proc_events import subscribe
 from ebpf_userspace_exporter.supervisor.reconcile import Adopt, next_deadline, reconcile
 from ebpf_userspace_exporter.supervisor.refresh import Refresher
 from ebpf_userspace_exporter.supervisor.reports import Reports
@@ -75,6 +76,7 @@ class Supervisor:
             self._metrics,
             scan_interval=settings.scan_interval,
             rescan_interval=settings.rescan_interval,
+            events=subscribe(self._selector),
         )
         self._builds = foundations.builds
         self._workers = Workers(
@@ -119,7 +121,7 @@ class Supervisor:
         """Sleep until something happens or is due, and take in what has happened; return the time."""
         due = min(
             0.0 if self._workers.has_changed else inf,
-            self._lookout.next_look,
+            self._lookout.next_deadline(),
             self._reconcile_at,
             self._refresher.next_deadline(),
             self._control.next_deadline(),
@@ -248,6 +250,7 @@ class Supervisor:
     def _shut_down(self) -> int:
         """Let everything go and wait for the children, for a bounded time."""
         notify("STOPPING=1")
+        self._lookout.close()
         self._control.close()
         self._web.stop()
         self._builds.kill_all()
