@@ -19,6 +19,7 @@ logger = structlog.get_logger()
 
 Entries = Mapping[Slot, Entry]
 
+REREAD_SECONDS = 30.0  # in which every process is read again though no event tells of it: some are lost unsaid
 UNTOLD_SECONDS = 1.0  # a process that a pass finds and that is older has been told of, if any event has come
 
 
@@ -38,7 +39,7 @@ class Lookout:
         """Pass over the processes every `scan_interval` seconds.
 
         With `events`, which are let go of by `close`, a process is also looked at soon after something has happened to
-        it; a pass then reads those that are new, and of the others as many as make it all every `rescan_interval`.
+        it; a pass then reads those that are new, and only some of the others.
         """
         self.desired: dict[Slot, Target] = {}
         self.leaderless: frozenset[Slot] = frozenset()
@@ -52,7 +53,6 @@ class Lookout:
         self._matcher = Matcher(definitions, exclude, rescan_seconds=rescan_interval)
         self._metrics = metrics
         self._scan_interval = scan_interval
-        self._rescan_interval = rescan_interval
         self._left_out: Mapping[str, int] = {}
 
     def define(self, definitions: Mapping[str, Definition], exclude: Sequence[Selector]) -> None:
@@ -120,7 +120,7 @@ class Lookout:
         told = self._events.take(now, table, everything=True)
         is_whole, self._events.has_overflowed = self._events.has_overflowed, False
         has_heard, self._events.has_heard = self._events.has_heard, False
-        come = self._table.renew(1.0 if is_whole else self._scan_interval / self._rescan_interval)
+        come = self._table.renew(1.0 if is_whole else self._scan_interval / REREAD_SECONDS)
         self._table.read(told & table.keys() - {process.pid for process in come})
         if is_whole:
             self._next_whole_pass = self._next_pass
@@ -145,7 +145,7 @@ class Lookout:
         if not any(pid in table or self._may_mean(pid) for pid in pids):
             return False  # of most; the next pass finds those that are there for longer
         self._table.read(pids)
-        return self._matcher.concerns(pids, table, now, os.getpid())
+        return self._matcher.concerns(pids, table, now)
 
     def _may_mean(self, pid: int) -> bool:
         comm = read_comm(pid)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ebpf_userspace_exporter.config.model import Program
 from ebpf_userspace_exporter.config.selector import Selector
 from ebpf_userspace_exporter.config.target_labels import target_labels
-from ebpf_userspace_exporter.supervisor.processes import Process, descendants, descends_from, exec_mark
+from ebpf_userspace_exporter.supervisor.processes import Process, descendants, exec_mark
 from ebpf_userspace_exporter.supervisor.selection.facts import Facts
 from ebpf_userspace_exporter.supervisor.selection.judge import Judge, Judgement, Wanted
 from ebpf_userspace_exporter.supervisor.selection.labels import Labels
@@ -57,6 +57,7 @@ class Matcher:
         self._rescan_seconds = rescan_seconds
         self._read_facts = read_facts
         self._judgements: dict[int, Judgement] = {}
+        self._own: set[int] = set()
         self.define(programs, exclude)
 
     def define(self, programs: Mapping[str, Definition], exclude: Sequence[Selector] = ()) -> None:
@@ -72,7 +73,8 @@ class Matcher:
         Nobody's target is `own_pid` or what it has forked, which is builders, workers and the web. `now` is in
         seconds of the monotonic clock.
         """
-        self._judge_all(table, now, descendants(own_pid, table))
+        self._own = descendants(own_pid, table)
+        self._judge_all(table, now)
         candidates: dict[str, list[Target]] = {digest: [] for digest in self._programs}
         leaderless, unreadable = set[Slot](), set[Slot]()
         for digest, process, labels in self._matching(table):
@@ -97,7 +99,7 @@ class Matcher:
         """Whether a process of that name may be a target."""
         return self._judge.may_mean(comm)
 
-    def concerns(self, pids: Iterable[int], table: Mapping[int, Process], now: float, own_pid: int) -> bool:
+    def concerns(self, pids: Iterable[int], table: Mapping[int, Process], now: float) -> bool:
         """Judge these processes alone; return whether a program means, or meant, one that has changed: look then.
 
         Many times a second something is executed that nobody wants, and a look at all would cost more than that.
@@ -106,18 +108,18 @@ class Matcher:
         is_due = False
         for pid in pids:
             before, process = self._judgements.pop(pid, None), table.get(pid)
-            if process is None or process.is_dead or descends_from(process, own_pid, table):
-                continue  # a target's end is told by its pidfd
+            if process is None or process.is_dead or process.ppid in self._own:
+                continue  # of a target its pidfd tells the end; what we fork is for the next look to know
             judgement = self._judgements[pid] = self._judgement(process, before, observation, now)
             if judgement is not before or process.leader_exited:
                 is_due |= bool(judgement.matched or (before is not None and before.matched))
         return is_due
 
-    def _judge_all(self, table: Mapping[int, Process], now: float, own: Set[int]) -> None:
+    def _judge_all(self, table: Mapping[int, Process], now: float) -> None:
         observation = Observation(table, now, self._read_facts)
         judgements: dict[int, Judgement] = {}
         for pid, process in table.items():
-            if process.is_dead or pid in own:
+            if process.is_dead or pid in self._own:
                 continue
             judgements[pid] = self._judgement(process, self._judgements.get(pid), observation, now)
         self._judgements = judgements

@@ -71,11 +71,10 @@ class ProcessTable:
     def _turn(self, share: float) -> list[int]:
         if share >= 1:
             return list(self.processes)
-        if not self._unread:
-            self._unread = list(self.processes)
+        unread = [pid for pid in self._unread if pid in self.processes] or list(self.processes)
         number = ceil(len(self.processes) * share)
-        turn, self._unread = self._unread[:number], self._unread[number:]
-        return [pid for pid in turn if pid in self.processes]
+        turn, self._unread = unread[:number], unread[number:]
+        return turn
 
 
 def process_table() -> dict[int, Process]:
@@ -153,18 +152,6 @@ def exec_mark(process: Process) -> ExecMark | None:
 def age_seconds(process: Process, uptime: float) -> float:
     """Return for how long the process has been running; `uptime` is in seconds of CLOCK_BOOTTIME."""
     return uptime - process.start_ticks / _TICKS_PER_SECOND
-
-
-def descends_from(process: Process, ancestor: int, table: Mapping[int, Process]) -> bool:
-    """Return whether it is the process with the pid `ancestor`, or was forked, through any number of parents, by it."""
-    passed = set[int]()  # circles: pids are used again
-    above: Process | None = process
-    while above is not None and above.pid not in passed:
-        if above.pid == ancestor:
-            return True
-        passed.add(above.pid)
-        above = table.get(above.ppid)
-    return False
 
 
 def descendants(ancestor: int, table: Mapping[int, Process]) -> set[int]:

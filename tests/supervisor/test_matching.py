@@ -377,6 +377,78 @@ def test_labels_of_programs_that_stay_are_kept_over_a_reload() -> None:
     assert labels == {"stays": "first", "changes": "second"}
 
 
+# A few processes between two looks
+
+
+def concerned(watched: Looking, before: list[Process], after: list[Process], *pids: int) -> bool:
+    """Look at the processes as they were; return whether those with the pids, as they are, make another look due."""
+    watched.after(0, *before)
+    watched.read.clear()
+    return watched.matcher.concerns(pids, {each.pid: each for each in after}, watched.now)
+
+
+OTHER = SUPERVISOR + 10
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        pytest.param([], [process(OTHER)], True, id="new and matches"),
+        pytest.param([], [process(OTHER, comm="nginx")], False, id="new and nobody's"),
+        pytest.param([process(OTHER, comm="nginx")], [process(OTHER)], True, id="begins to match"),
+        pytest.param([process(OTHER)], [process(OTHER, comm="nginx")], True, id="matches no more"),
+        pytest.param([process(OTHER, age=9)], [process(OTHER)], True, id="number is used again"),
+        pytest.param([process(OTHER, age=9)], [replace(process(OTHER), start_stack=7)], True, id="executed"),
+        pytest.param([process(OTHER)], [process(OTHER, state="Z", threads=2)], True, id="first thread exited"),
+        pytest.param([process(OTHER)], [], False, id="gone"),
+        pytest.param([process(OTHER)], [process(OTHER, state="Z")], False, id="dead"),
+        pytest.param([process(SUPERVISOR)], [process(OTHER, ppid=SUPERVISOR)], False, id="our child"),
+    ],
+)
+def test_few_processes_make_a_look_due_where_it_would_come_out_differently(
+    before: list[Process], after: list[Process], expected: bool
+) -> None:
+    assert concerned(looking(program()), before, after, OTHER) is expected
+
+
+def test_target_that_is_the_same_makes_no_look_due() -> None:
+    assert not concerned(looking(program()), [process(ME)], [process(ME)], ME)
+
+
+def test_only_the_few_are_read() -> None:
+    processes = [process(OTHER + number) for number in range(10)]
+    watched = looking(program(exe="/none", binary_name="redis-server"))
+
+    concerned(watched, processes, [replace(each, start_stack=7) for each in processes], OTHER, OTHER + 1)
+
+    assert watched.read == [OTHER, OTHER + 1]
+
+
+def test_what_few_processes_have_become_is_known_to_the_next_look() -> None:
+    watched = looking(program(cmdline=""))
+    assert concerned(watched, [], [process(ME)], ME)
+    watched.read.clear()
+
+    assert watched.slots(0, process(ME)) == {Slot("malloc", ME)}
+    assert watched.read == []
+
+
+@pytest.mark.parametrize(
+    ("programs", "expected"),
+    [
+        pytest.param([program()], False, id="other names"),
+        pytest.param([program(), program("b", binary_name="ebpf-userspace-exporter")], True, id="its name"),
+        pytest.param([program(), program("b", exe="*")], True, id="any name"),
+        pytest.param([], False, id="no program"),
+    ],
+)
+def test_name_rules_out_what_no_program_is_for(programs: list[Program], expected: bool) -> None:
+    assert looking(*programs).matcher.may_mean("ebpf-userspace-") is expected
+
+
+# Reload
+
+
 def test_reload_takes_effect_at_once() -> None:
     watched = looking(program("a"))
     assert watched.slots(0, process(ME)) == {Slot("a", ME)}

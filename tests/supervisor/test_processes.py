@@ -5,15 +5,22 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
+from ebpf_userspace_exporter.supervisor import processes
 from ebpf_userspace_exporter.supervisor.processes import (
+    Process,
+    ProcessTable,
     age_seconds,
     descendants,
     exec_mark,
     parse_stat,
     process_table,
+    read_comm,
     read_process,
 )
 
@@ -54,6 +61,109 @@ def test_process_that_is_gone_is_none() -> None:
     child.wait()
 
     assert read_process(child.pid) is None
+    assert read_comm(child.pid) is None
+
+
+def test_name_alone_is_the_one_in_the_table() -> None:
+    with open("/proc/self/comm", "r+b", buffering=0) as comm:  # noqa: PTH123 - written as it is
+        before = comm.read()
+        try:
+            for name in (b"a) S 1 (b", b"two\nlines", b"end\n", b"back\\slash", b"\xff\xfe"):
+                comm.write(name)
+                assert read_comm(os.getpid()) == process_table()[os.getpid()].comm == os.fsdecode(name)
+        finally:
+            comm.write(before.removesuffix(b"\n"))
+
+
+@contextmanager
+def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            _until(lambda: read_comm(process.pid) == "sleep")
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Whose stat is read."""
+    noted: list[int] = []
+
+    def note(pid: int) -> Process | None:
+        noted.append(pid)
+        return read_process(pid)
+
+    monkeypatch.setattr(processes, "read_process", note)
+    return noted
+
+
+def test_renewed_table_has_who_has_come_and_not_who_has_gone(reads: list[int]) -> None:
+    table = ProcessTable()
+    with sleeper() as gone:
+        table.renew(0)
+        reads.clear()
+        with sleeper() as come:
+            assert come.pid in {process.pid for process in table.renew(0)}
+            assert table.processes[come.pid] == read_process(come.pid)
+            assert gone.pid in table.processes
+            assert os.getpid() not in reads
+    table.renew(0)
+
+    assert not {come.pid, gone.pid} & table.processes.keys()
+
+
+def test_every_process_is_read_again_in_turns(reads: list[int]) -> None:
+    table = ProcessTable()
+    table.renew(0)
+    unread = set(table.processes)
+    for turn in range(4):
+        assert unread, f"all were read in {turn} turns"
+        reads.clear()
+        table.renew(0.25)
+        unread -= set(reads)
+        unread &= table.processes.keys()
+    for _ in range(4):  # those that come meanwhile have their turns too
+        table.renew(0.25)
+
+    assert unread <= set(reads)
+
+
+def test_whole_table_is_read_again_though_a_turn_has_begun(reads: list[int]) -> None:
+    table = ProcessTable()
+    table.renew(0)
+    table.renew(0.5)
+    reads.clear()
+    table.renew(1)
+
+    assert set(reads) >= table.processes.keys()
+
+
+def test_orphan_is_read_again_at_once(reads: list[int]) -> None:
+    with subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        orphan = int(parent.stdout.readline())
+        try:
+            table = ProcessTable()
+            table.renew(0)
+            assert table.processes[orphan].ppid == parent.pid
+            parent.kill()
+            parent.wait()
+            table.renew(0)
+            assert table.processes[orphan].ppid not in (0, parent.pid)
+        finally:
+            os.kill(orphan, 9)
+
+
+def test_reused_number_is_another_process_once_it_is_read() -> None:
+    table = ProcessTable()
+    table.renew(0)
+    me = table.processes[os.getpid()]
+    table.processes[me.pid] = replace(me, start_ticks=1)
+
+    table.read([me.pid])
+
+    assert table.processes[me.pid].start_ticks == me.start_ticks
 
 
 def test_zombie_is_dead() -> None:
