@@ -125,14 +125,22 @@ def test_of_unwanted_names_nothing_but_the_name_is_read(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("events", "passes"),
-    [pytest.param(None, 1, id="no events"), pytest.param(Told(), REREAD_SECONDS / SCAN_SECONDS + 1, id="events")],
+    ("events", "has_overflowed", "scan_interval", "passes"),
+    [
+        pytest.param(None, False, SCAN_SECONDS, 1, id="no events"),
+        pytest.param(Told(), True, 0.001, 1, id="events lost"),
+        pytest.param(Told(), False, SCAN_SECONDS, REREAD_SECONDS / SCAN_SECONDS + 1, id="events"),
+    ],
 )
-def test_exec_of_which_nobody_told_is_found_all_the_same(tmp_path: Path, events: Told | None, passes: float) -> None:
+def test_exec_of_which_nobody_told_is_found_all_the_same(
+    tmp_path: Path, events: Told | None, has_overflowed: bool, scan_interval: float, passes: float
+) -> None:
     with program(tmp_path, "other") as started:
         (tmp_path / NAME).symlink_to(tmp_path / "other")
-        watched = watching(events)
+        watched = watching(events, scan_interval=scan_interval)
         assert watched.desired == {}
+        if events is not None:
+            events.has_overflowed = has_overflowed
         assert started.stdin is not None
         started.stdin.write(f"{tmp_path / NAME} -c 'read line'\n".encode())
         started.stdin.flush()
@@ -141,7 +149,7 @@ def test_exec_of_which_nobody_told_is_found_all_the_same(tmp_path: Path, events:
 
         for number in range(1, int(passes) + 1):
             assert watched.desired == {}
-            watched.look({}, LATER + number * SCAN_SECONDS)
+            watched.look({}, LATER + number * scan_interval)
             if watched.desired:
                 break
         assert set(watched.desired) == {Slot("calls", started.pid)}

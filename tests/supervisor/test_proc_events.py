@@ -190,6 +190,16 @@ def test_threads_are_not_told(listening: Listening) -> None:
     assert told.isdisjoint({*threads, os.getpid()})
 
 
+def test_what_follows_an_event_is_waited_for() -> None:
+    with subscribed() as listening:
+        subprocess.run(["/bin/true"], check=True)
+        [(key, _)] = listening.selector.select(DEADLINE_SECONDS)
+        key.data(100.0)
+
+        assert listening.events.next_deadline() == 100.0 + proc_events.PAUSE_SECONDS
+        assert not listening.selector.get_map()
+
+
 def test_a_storm_wakes_the_supervisor_seldom(listening: Listening) -> None:
     begin = time.monotonic()
     storm = subprocess.Popen(["sh", "-c", "for i in $(seq 300); do /bin/true; done"])
