@@ -1,6 +1,5 @@
 """The WSGI application: metrics, a small page, health and readiness. No request can make it do anything else."""
 
-import gzip
 import html
 import logging
 import os
@@ -12,17 +11,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote
 
 from ebpf_userspace_exporter import __version__
-from ebpf_userspace_exporter.web.exposition import (
-    OPENMETRICS_CONTENT_TYPE,
-    TEXT_CONTENT_TYPE,
-    render_openmetrics,
-    render_text,
-)
-from ebpf_userspace_exporter.web.families import restrict
+from ebpf_userspace_exporter.web.exposition import OPENMETRICS_CONTENT_TYPE, TEXT_CONTENT_TYPE
 from ebpf_userspace_exporter.web.negotiation import accepts_gzip, refresh_seconds, wants_openmetrics
 from ebpf_userspace_exporter.web.own_metrics import OwnMetrics
 from ebpf_userspace_exporter.web.refresh import status
-from ebpf_userspace_exporter.web.scrape import Scraper
+from ebpf_userspace_exporter.web.scrape import Form, Scraper
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -30,7 +23,6 @@ if TYPE_CHECKING:
 LONGEST_REFRESH_SECONDS = 1.0
 STATUS_SECONDS = 1.0
 _MAX_QUERY_FIELDS = 1000
-_GZIP_LEVEL = 1  # a sixth of level 9's time for nine tenths of its effect, on metrics
 
 _logger = logging.getLogger(__name__)
 
@@ -100,16 +92,15 @@ class Application:
         seconds = refresh_seconds(
             environ.get("HTTP_X_PROMETHEUS_SCRAPE_TIMEOUT_SECONDS", ""), longest=LONGEST_REFRESH_SECONDS
         )
-        families = self._scraper.scrape(seconds)
-        if names := query.get("name[]"):
-            families = restrict(families, frozenset(names))
-        if wants_openmetrics(environ.get("HTTP_ACCEPT", "")):
-            content_type, body = OPENMETRICS_CONTENT_TYPE, render_openmetrics(families)
-        else:
-            content_type, body = TEXT_CONTENT_TYPE, render_text(families)
+        form = Form(
+            openmetrics=wants_openmetrics(environ.get("HTTP_ACCEPT", "")),
+            gzip=accepts_gzip(environ.get("HTTP_ACCEPT_ENCODING", "")),
+            names=frozenset(query.get("name[]", ())),
+        )
+        body = self._scraper.scrape(seconds, form)
+        content_type = OPENMETRICS_CONTENT_TYPE if form.openmetrics else TEXT_CONTENT_TYPE
         headers: _Headers = (("Content-Type", content_type), ("Vary", "Accept, Accept-Encoding"))
-        if accepts_gzip(environ.get("HTTP_ACCEPT_ENCODING", "")):
-            body = gzip.compress(body, _GZIP_LEVEL, mtime=0)
+        if form.gzip:
             headers = (*headers, ("Content-Encoding", "gzip"))
         self._own_metrics.observe_scrape(time.monotonic() - started)
         return _Response("200 OK", body, headers)

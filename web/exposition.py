@@ -1,15 +1,50 @@
-"""Renders families as Prometheus text 0.0.4 and as OpenMetrics 1.0.0; a series has the same name in both.
+"""Prometheus text 0.0.4 and OpenMetrics 1.0.0 of families whose samples are rendered already: they are alike in both.
 
 prometheus_client's generate_latest adds `_total` to a counter that was configured without, hence our own.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from ebpf_userspace_exporter.web.families import Family, exposed_names, format_value
-from ebpf_userspace_exporter.web.metric_files import Kind
+from prometheus_client.utils import floatToGoString
+
+from ebpf_userspace_exporter.web.metric_keys import Kind
 
 TEXT_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS_CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+_GO_EXPONENT_FROM, _GO_EXPONENT_BELOW = 1e6, 1e16
+# The library is typed but for this function.
+_go_text: Callable[[float], str] = floatToGoString
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What one metric exposes; `name` is the name as configured, a counter's `_total` included."""
+
+    name: str
+    kind: Kind
+    help: str
+    lines: bytes
+
+
+def exposed_names(name: str, kind: Kind) -> tuple[str, ...]:
+    """Return every sample name that belongs to a metric, so that no two metrics expose the same."""
+    if kind is Kind.HISTOGRAM:
+        return (name, f"{name}_bucket", f"{name}_count", f"{name}_sum", f"{name}_created")
+    return (name,)
+
+
+def restrict(families: Iterable[Family], names: Collection[str]) -> list[Family]:
+    """Return the families of these names, and of the others the samples of these names; no empty family."""
+    restricted = []
+    for family in families:
+        if family.name not in names:
+            family = replace(family, lines=_lines_of(family, names))  # noqa: PLW2901 - what is left of it
+        if family.lines:
+            restricted.append(family)
+    return restricted
 
 
 def render_text(families: Iterable[Family]) -> bytes:
@@ -17,12 +52,13 @@ def render_text(families: Iterable[Family]) -> bytes:
 
     https://prometheus.io/docs/instrumenting/exposition_formats/
     """
-    lines: list[str] = []
+    parts: list[bytes] = []
     for family in families:
-        lines.append(f"# HELP {family.name} {_escape(family.help)}\n")
-        lines.append(f"# TYPE {family.name} {family.kind.value}\n")
-        lines.extend(_sample_lines(family))
-    return "".join(lines).encode()
+        parts.append(
+            f"# HELP {family.name} {_escape(family.help)}\n# TYPE {family.name} {family.kind.value}\n".encode()
+        )
+        parts.append(family.lines)
+    return b"".join(parts)
 
 
 def render_openmetrics(families: Sequence[Family]) -> bytes:
@@ -33,15 +69,42 @@ def render_openmetrics(families: Sequence[Family]) -> bytes:
     https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md
     """
     names = _openmetrics_names(families)
-    lines: list[str] = []
+    parts: list[bytes] = []
     for family in families:
         name = names[family.name]
         kind = "unknown" if family.kind is Kind.COUNTER and name == family.name else family.kind.value
-        lines.append(f"# HELP {name} {_escape_with_quotes(family.help)}\n")
-        lines.append(f"# TYPE {name} {kind}\n")
-        lines.extend(_sample_lines(family))
-    lines.append("# EOF\n")
-    return "".join(lines).encode()
+        parts.append(f"# HELP {name} {_escape_with_quotes(family.help)}\n# TYPE {name} {kind}\n".encode())
+        parts.append(family.lines)
+    parts.append(b"# EOF\n")
+    return b"".join(parts)
+
+
+def numbers_text(numbers: Iterable[float]) -> list[float | str]:
+    """Return what Python writes as Go does: small numbers as they are, others as text."""
+    # Zero is added because minus zero is zero.
+    return [n + 0.0 if -math.inf < n < _GO_EXPONENT_FROM else number_text(n) for n in numbers]
+
+
+def number_text(number: float) -> str:
+    """Return the number as Go writes it; of the library's function, but in a third of the time for large counts."""
+    if _GO_EXPONENT_FROM <= number < _GO_EXPONENT_BELOW and number.is_integer():
+        digits = str(int(number))
+        return f"{digits[0]}.{digits[1:]}".rstrip("0.") + f"e+{len(digits) - 1:02}"
+    return _go_text(number)
+
+
+def label_text(name: str, text: str) -> str:
+    """Return a label as it stands between the braces."""
+    return f'{name}="{_escape_with_quotes(text)}"'
+
+
+def _lines_of(family: Family, names: Collection[str]) -> bytes:
+    wanted = [name.encode() for name in exposed_names(family.name, family.kind) if name in names]
+    if not wanted:
+        return b""
+    starts = tuple(name + end for name in wanted for end in (b" ", b"{"))
+    # Not splitlines: a carriage return in a label is no end of a line.
+    return b"".join(line + b"\n" for line in family.lines.split(b"\n") if line.startswith(starts))
 
 
 def _openmetrics_names(families: Sequence[Family]) -> dict[str, str]:
@@ -63,16 +126,6 @@ def _openmetrics_names(families: Sequence[Family]) -> dict[str, str]:
         else:
             taken.add(total)
     return names
-
-
-def _sample_lines(family: Family) -> Iterator[str]:
-    for sample in family.samples:
-        labels = ",".join(f'{name}="{_escape_with_quotes(text)}"' for name, text in sample.labels)
-        yield (
-            f"{sample.name}{{{labels}}} {format_value(sample.value)}\n"
-            if labels
-            else (f"{sample.name} {format_value(sample.value)}\n")
-        )
 
 
 def _escape(text: str) -> str:

@@ -1,12 +1,12 @@
-"""The web process's own metrics, kept in the shape of metric files so that they are merged and rendered alike."""
+"""The web process's own metrics."""
 
 import bisect
 import math
 import threading
-from collections.abc import Iterator
+from itertools import accumulate
 
-from ebpf_userspace_exporter.web.families import exposed_names
-from ebpf_userspace_exporter.web.metric_files import Entry, Kind, MetricFile
+from ebpf_userspace_exporter.web.exposition import Family, exposed_names, label_text, number_text
+from ebpf_userspace_exporter.web.metric_keys import Kind
 from ebpf_userspace_exporter.web.refresh import RefreshResult
 
 _PREFIX = "userspace_exporter_"
@@ -32,10 +32,10 @@ class OwnMetrics:
         self._refreshes = _Durations((0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0))
         self._scrapes = _Durations((0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0))
 
-    def count_unreadable_file(self) -> None:
-        """Count a file that one scrape had to leave out."""
+    def count_unreadable_files(self, files: int) -> None:
+        """Count the files that one scrape had to leave out."""
         with self._lock:
-            self._unreadable_files += 1
+            self._unreadable_files += files
 
     def observe_refresh(self, seconds: float) -> None:
         """Record how long a scrape waited for the supervisor."""
@@ -47,45 +47,37 @@ class OwnMetrics:
         with self._lock:
             self._scrapes.observe(seconds)
 
-    def files(self, refreshed: RefreshResult) -> list[MetricFile]:
+    def families(self, refreshed: RefreshResult) -> list[Family]:
         """Return the metrics as of now, for a scrape whose refresh ended so."""
         with self._lock:
-            counters = [
-                Entry(
-                    _UNREADABLE_FILES.removesuffix("_total"),
+            families = [
+                _single(
                     _UNREADABLE_FILES,
-                    (),
+                    Kind.COUNTER,
                     "Metric files left out of a scrape because they were empty, torn, corrupt or contradicted another;"
                     " counted once per file and scrape.",
-                    float(self._unreadable_files),
-                )
-            ]
-            gauges = [
-                _gauge(
+                    self._unreadable_files,
+                ),
+                _single(
                     _REFRESH_SUCCESSFUL,
+                    Kind.GAUGE,
                     "Whether the supervisor answered this scrape in time; if not, values are as last written.",
-                    float(refreshed.ok),
-                )
-            ]
-            if refreshed.ok:
-                # Without an answer the number is not known, and 0 would say that all is well.
-                help_text = "Workers that missed this scrape's deadline; their values are as last written."
-                gauges.append(_gauge(_STALE_WORKERS, help_text, float(refreshed.stale)))
-            histograms = [
-                *self._refreshes.entries(_REFRESH_SECONDS, "How long scrapes waited for workers to write their files."),
-                *self._scrapes.entries(
+                    refreshed.ok,
+                ),
+                self._refreshes.family(_REFRESH_SECONDS, "How long scrapes waited for workers to write their files."),
+                self._scrapes.family(
                     _SCRAPE_SECONDS, "How long scrapes took from request to answer, the refresh included."
                 ),
             ]
-        return [
-            MetricFile("", Kind.COUNTER, tuple(counters)),
-            MetricFile("", Kind.GAUGE, tuple(gauges)),
-            MetricFile("", Kind.HISTOGRAM, tuple(histograms)),
-        ]
+        if refreshed.ok:
+            # Without an answer the number is not known, and 0 would say that all is well.
+            help_text = "Workers that missed this scrape's deadline; their values are as last written."
+            families.append(_single(_STALE_WORKERS, Kind.GAUGE, help_text, refreshed.stale))
+        return families
 
 
-def _gauge(name: str, help_text: str, value: float) -> Entry:
-    return Entry(name, name, (), help_text, value)
+def _single(name: str, kind: Kind, help_text: str, value: float) -> Family:
+    return Family(name, kind, help_text, f"{name} {number_text(value)}\n".encode())
 
 
 class _Durations:
@@ -98,7 +90,10 @@ class _Durations:
         self._counts[bisect.bisect_left(self._upper_bounds, seconds)] += 1
         self._sum += seconds
 
-    def entries(self, name: str, help_text: str) -> Iterator[Entry]:
-        for upper_bound, count in zip(self._upper_bounds, self._counts, strict=True):
-            yield Entry(name, f"{name}_bucket", (), help_text, float(count), upper_bound)
-        yield Entry(name, f"{name}_sum", (), help_text, self._sum)
+    def family(self, name: str, help_text: str) -> Family:
+        buckets = [
+            f"{name}_bucket{{{label_text('le', number_text(bound))}}} {number_text(count)}\n"
+            for bound, count in zip(self._upper_bounds, accumulate(self._counts), strict=True)
+        ]
+        ends = (f"{name}_sum {number_text(self._sum)}\n", f"{name}_count {number_text(sum(self._counts))}\n")
+        return Family(name, Kind.HISTOGRAM, help_text, "".join((*buckets, *ends)).encode())

@@ -4,12 +4,17 @@ import json
 import os
 import selectors
 import socket
+import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from prometheus_client.mmap_dict import MmapedDict
+
+from ebpf_userspace_exporter.web.file_cache import MetricFile
+from ebpf_userspace_exporter.web.layouts import Combine, Layout
+from ebpf_userspace_exporter.web.metric_keys import Kind
 
 Values = Mapping[tuple[str, str, tuple[tuple[str, str], ...]], float]
 
@@ -30,6 +35,25 @@ def histogram_values(
     """Return a histogram's entries; `counts` is le -> own count, as in the files."""
     buckets = {(name, f"{name}_bucket", (*labels, ("le", le))): count for le, count in counts.items()}
     return {**buckets, (name, f"{name}_sum", labels): total}
+
+
+def metric_file_bytes(values: Iterable[tuple[str, str, tuple[tuple[str, str], ...], str, float]]) -> bytes:
+    """Return a file's bytes in use, for (family, sample, labels, help, value)."""
+    body = bytearray()
+    for family, sample, labels, help_text, value in values:
+        key = json.dumps([family, sample, dict(labels), help_text]).encode()
+        padded = key + b" " * (8 - (len(key) + 4) % 8)
+        body += struct.pack(f"=i{len(padded)}sdd", len(key), padded, value, 0.0)
+    return struct.pack("=ii", 8 + len(body), 0) + body
+
+
+def metric_file(
+    name: str, kind: Kind, values: Values, combine: Combine = Combine.SUM, help_text: str = "Help."
+) -> MetricFile:
+    """Return (family, sample, labels) -> value as a file that was read."""
+    raw = metric_file_bytes((*key, help_text, value) for key, value in values.items())
+    layout = Layout(kind, combine).extended(raw)
+    return MetricFile(name, layout, tuple(metric.values(raw) for metric in layout.metrics), raw)
 
 
 class FakeSupervisor:

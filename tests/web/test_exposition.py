@@ -1,15 +1,26 @@
 import math
 from pathlib import Path
 
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.utils import floatToGoString
 
-from ebpf_userspace_exporter.web.exposition import render_openmetrics, render_text
-from ebpf_userspace_exporter.web.families import Family, Merge, Sample
-from ebpf_userspace_exporter.web.metric_files import Kind, MetricFile, read_metric_files
+from ebpf_userspace_exporter.web.exposition import (
+    Family,
+    number_text,
+    numbers_text,
+    render_openmetrics,
+    render_text,
+    restrict,
+)
+from ebpf_userspace_exporter.web.families import Families
+from ebpf_userspace_exporter.web.file_cache import FileCache, MetricFile
+from ebpf_userspace_exporter.web.metric_keys import Kind
 from tests.web.conftest import histogram_values, write_metric_file
 
 HOSTILE = 'back\\slash "quoted" new\nline \\n {le="1"} ü\U0001f600 \r\x00#'
@@ -35,24 +46,20 @@ def openmetrics_samples(text: str) -> Parsed:
 
 
 def counter(name: str, value: float = 1.0, help_text: str = "Help.") -> Family:
-    return Family(name, Kind.COUNTER, help_text, (Sample(name, (("pid", "1"),), value),))
+    return Family(name, Kind.COUNTER, help_text, f'{name}{{pid="1"}} {value}\n'.encode())
 
 
 def histogram(name: str) -> Family:
-    samples = (
-        Sample(f"{name}_bucket", (("le", "+Inf"),), 2.0),
-        Sample(f"{name}_sum", (), 3.0),
-        Sample(f"{name}_count", (), 2.0),
-    )
-    return Family(name, Kind.HISTOGRAM, "Help.", samples)
+    lines = f'{name}_bucket{{le="+Inf"}} 2.0\n{name}_sum 3.0\n{name}_count 2.0\n'
+    return Family(name, Kind.HISTOGRAM, "Help.", lines.encode())
 
 
 def merged(state_directory: Path) -> list[Family]:
-    merge = Merge()
-    for file in read_metric_files(state_directory):
-        assert isinstance(file, MetricFile)
-        merge.add(file)
-    return merge.families()
+    outcomes = FileCache(state_directory).read()
+    files = [outcome for outcome in outcomes if isinstance(outcome, MetricFile)]
+    families, left_out = Families().merged(files)
+    assert (len(files), left_out) == (len(outcomes), [])
+    return families
 
 
 def test_parsed_samples_equal_the_stock_collectors(state_directory: Path) -> None:
@@ -99,19 +106,15 @@ def test_gauges_and_totals_of_targets_that_are_gone_leave_the_stock_collectors_s
     assert ("gc_total", role, 12.0) in samples
 
 
-def test_text_is_written_as_the_format_says() -> None:
-    family = Family(
-        "gc_total",
-        Kind.COUNTER,
-        'Say "hi"\nto \\n',
-        (Sample("gc_total", (("zone", 'a"b\\c\nd'), ("pid", "1")), 1234567.0), Sample("gc_total", (), 0.5)),
-    )
+def test_text_is_written_as_the_format_says(state_directory: Path) -> None:
+    values = {("gc", "gc_total", (("zone", 'a"b\\c\nd%s%%'), ("pid", "1"))): 1234567.0, ("gc", "gc_total", ()): 0.5}
+    write_metric_file(state_directory / "counter_x_1.db", values, help_text='Say "hi"\nto \\n')
 
-    assert render_text([family]).decode() == (
+    assert render_text(merged(state_directory)).decode() == (
         '# HELP gc_total Say "hi"\\nto \\\\n\n'
         "# TYPE gc_total counter\n"
-        'gc_total{zone="a\\"b\\\\c\\nd",pid="1"} 1.234567e+06\n'
         "gc_total 0.5\n"
+        'gc_total{zone="a\\"b\\\\c\\nd%s%%",pid="1"} 1.234567e+06\n'
     )
 
 
@@ -144,18 +147,21 @@ def test_names_that_openmetrics_would_merge_stay_apart() -> None:
         counter("size_total"),
         counter("x_total"),
         counter("x_total_total"),
-        Family("y_created", Kind.GAUGE, "Help.", (Sample("y_created", (), 1.0),)),
+        Family("y_created", Kind.GAUGE, "Help.", b"y_created 1.0\n"),
         counter("y_total"),
     ]
 
     names = {name for name, _, _ in openmetrics_samples(render_openmetrics(families).decode())}
 
-    assert names == {sample.name for family in families for sample in family.samples}
+    lines = b"".join(family.lines for family in families).decode().splitlines()
+    assert names == {line.partition("{")[0].partition(" ")[0] for line in lines}
 
 
 def test_values_no_float_repr_would_spell_are_parsed_again() -> None:
     values = (math.inf, -math.inf, 0.0, 2.0**53, 1e-7, 5e-324, 1e22)
-    families = [Family(f"g{n}", Kind.GAUGE, "", (Sample(f"g{n}", (), value),)) for n, value in enumerate(values)]
+    families = [
+        Family(f"g{n}", Kind.GAUGE, "", f"g{n} {number_text(value)}\n".encode()) for n, value in enumerate(values)
+    ]
 
     for samples in (
         text_samples(render_text(families).decode()),
@@ -167,3 +173,28 @@ def test_values_no_float_repr_would_spell_are_parsed_again() -> None:
 def test_nothing_is_an_empty_text_and_an_ended_openmetrics() -> None:
     assert render_text([]) == b""
     assert render_openmetrics([]) == b"# EOF\n"
+
+
+@given(st.one_of(st.floats(), st.integers(min_value=-(2**60), max_value=2**60).map(float)))
+def test_numbers_are_written_as_the_library_writes_them(number: float) -> None:
+    (text,) = numbers_text([number])
+
+    assert f"{text}" == floatToGoString(number + 0.0)  # type: ignore[no-untyped-call]  # the library's
+    assert number_text(number) == floatToGoString(number)  # type: ignore[no-untyped-call]  # the library's
+
+
+def test_restricting_takes_family_names_whole_and_sample_names_alone() -> None:
+    families = [counter("a_total"), counter("b_total"), Family("g", Kind.GAUGE, "", b"g 1.0\n"), histogram("h")]
+
+    restricted = restrict(families, {"a_total", "h_sum", "none", "g"})
+
+    assert restricted == [families[0], families[2], Family("h", Kind.HISTOGRAM, "Help.", b"h_sum 3.0\n")]
+    assert restrict(families, {"h"}) == [histogram("h")]
+
+
+def test_restricting_is_not_misled_by_labels() -> None:
+    lines = b'h_bucket{a="\rh_sum 1",le="+Inf"} 1.0\nh_sum{a="\rh_sum 1"} 2.0\nh_count{a="\rh_sum 1"} 1.0\n'
+
+    (family,) = restrict([Family("h", Kind.HISTOGRAM, "", lines)], {"h_sum"})
+
+    assert family.lines == b'h_sum{a="\rh_sum 1"} 2.0\n'

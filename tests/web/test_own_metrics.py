@@ -1,15 +1,14 @@
-from ebpf_userspace_exporter.web.families import Merge, exposed_names
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from ebpf_userspace_exporter.web.exposition import exposed_names, render_text
 from ebpf_userspace_exporter.web.own_metrics import RESERVED_NAMES, OwnMetrics
 from ebpf_userspace_exporter.web.refresh import RefreshResult
 
 
 def exposed(own: OwnMetrics, refreshed: RefreshResult) -> dict[str, float]:
-    merge = Merge()
-    for file in own.files(refreshed):
-        merge.add(file)
     return {
-        sample.name + "".join(text for _, text in sample.labels): sample.value
-        for family in merge.families()
+        sample.name + "".join(sample.labels.values()): sample.value
+        for family in parse_text(render_text(own.families(refreshed)).decode())
         for sample in family.samples
     }
 
@@ -31,13 +30,13 @@ def test_without_an_answer_the_number_of_stale_workers_is_not_made_up() -> None:
 def test_counts_and_durations_add_up_over_scrapes() -> None:
     own = OwnMetrics()
     for seconds in (0.004, 0.005, 99.0):
-        own.count_unreadable_file()
+        own.count_unreadable_files(2)
         own.observe_refresh(seconds)
         own.observe_scrape(seconds)
 
     values = exposed(own, RefreshResult(fresh=0, stale=0, ok=True))
 
-    assert values["userspace_exporter_unreadable_files_total"] == 3
+    assert values["userspace_exporter_unreadable_files_total"] == 6
     for name in ("refresh", "scrape"):
         prefix = f"userspace_exporter_{name}_seconds"
         assert values[f"{prefix}_bucket0.005"] == 2
@@ -47,10 +46,6 @@ def test_counts_and_durations_add_up_over_scrapes() -> None:
 
 
 def test_every_own_name_is_reserved() -> None:
-    merge = Merge()
-    for file in OwnMetrics().files(RefreshResult(fresh=0, stale=0, ok=True)):
-        merge.add(file)
+    families = OwnMetrics().families(RefreshResult(fresh=0, stale=0, ok=True))
 
-    names = {name for family in merge.families() for name in exposed_names(family.name, family.kind)}
-
-    assert names == RESERVED_NAMES
+    assert {name for family in families for name in exposed_names(family.name, family.kind)} == RESERVED_NAMES
