@@ -9,6 +9,7 @@ of the process that answers. All give the same set of (name, labels, value), or 
 import contextlib
 import gzip
 import http.client
+import math
 import os
 import random
 import shutil
@@ -85,20 +86,47 @@ class Files:
         self.samples = FILES * (METRICS * LABEL_SETS if kind == "counter" else HISTOGRAMS * (BUCKETS + 2))
         self._random = random.Random(1)  # noqa: S311 - the same values in each run
         self._slots: list[tuple[MetricFile, list[int], list[float]]] = []
-        keys = _counter_keys if kind == "counter" else _histogram_keys
         for pid in range(4000, 4000 + FILES):
             file = MetricFile.create(folder / f"{kind}_bench-12345678_{pid}.db", group=None)
-            slots = file.slots(keys(pid))
-            # Some beyond a million, where Go's spelling of numbers changes; most not.
-            self._slots.append((file, slots, [float(int(self._random.lognormvariate(8, 3))) for _ in slots]))
+            keys, values = (self._counters if kind == "counter" else self._histograms)(pid)
+            self._slots.append((file, file.slots(keys), values))
         self.change()
 
     def change(self) -> None:
         """Let every value grow."""
         for file, slots, values in self._slots:
             for place, slot in enumerate(slots):
-                values[place] += self._random.randrange(1, 100)
+                values[place] += self._random.randrange(1, 4)
                 file.store(slot, values[place], 0.0)
+
+    def _counters(self, pid: int) -> tuple[list[str], list[float]]:
+        keys = [
+            metric_key(
+                f"bench_{metric}", f"bench_{metric}_total", (("function", f"fn_{number}"), ("pid", str(pid))), "Help."
+            )
+            for metric in range(METRICS)
+            for number in range(LABEL_SETS)
+        ]
+        return keys, [self._count() for _ in keys]
+
+    def _histograms(self, pid: int) -> tuple[list[str], list[float]]:
+        keys, values = [], []
+        bounds = (*(str(2.0**power) for power in range(BUCKETS - 1)), "+Inf")
+        for name in (f"bench_{number}" for number in range(HISTOGRAMS)):
+            keys += [
+                metric_key(name, f"{name}_bucket", (("function", "fn"), ("pid", str(pid)), ("le", le)), "Help.")
+                for le in bounds
+            ]
+            keys.append(metric_key(name, f"{name}_sum", (("function", "fn"), ("pid", str(pid))), "Help."))
+            middle, observations = self._random.uniform(8, 40), self._count()
+            shares = [math.exp(-((place - middle) ** 2) / 18) for place in range(BUCKETS)]
+            values += [float(int(observations * share / sum(shares))) for share in shares]
+            values.append(observations * 1.5)
+        return keys, values
+
+    def _count(self) -> float:
+        """Return a count, of each magnitude as many; one in seven is from a million on, which Go spells otherwise."""
+        return float(int(10 ** self._random.uniform(0, 7)))
 
     def close(self) -> None:
         """Let go of the files, which stay."""
@@ -215,25 +243,6 @@ def _samples(text: bytes) -> Samples:
 def _comparable(label: tuple[str, str]) -> tuple[str, str | float]:
     """Return the label; bounds as numbers: client_golang writes 1 where the library writes 1.0."""
     return (label[0], float(label[1])) if label[0] == "le" else label
-
-
-def _counter_keys(pid: int) -> list[str]:
-    return [
-        metric_key(
-            f"bench_{metric}", f"bench_{metric}_total", (("function", f"fn_{number}"), ("pid", str(pid))), "Help."
-        )
-        for metric in range(METRICS)
-        for number in range(LABEL_SETS)
-    ]
-
-
-def _histogram_keys(pid: int) -> list[str]:
-    keys = []
-    for name in (f"bench_{number}" for number in range(HISTOGRAMS)):
-        bounds = (*(str(2.0**power) for power in range(BUCKETS - 1)), "+Inf")
-        keys += [metric_key(name, f"{name}_bucket", (("pid", str(pid)), ("le", bound)), "Help.") for bound in bounds]
-        keys.append(metric_key(name, f"{name}_sum", (("pid", str(pid)),), "Help."))
-    return keys
 
 
 @contextlib.contextmanager

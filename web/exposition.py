@@ -14,7 +14,8 @@ from ebpf_userspace_exporter.web.metric_keys import Kind
 TEXT_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS_CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-_GO_EXPONENT_FROM, _GO_EXPONENT_BELOW = 1e6, 1e16
+GO_EXPONENT_FROM, _GO_EXPONENT_BELOW = 1e6, 1e16
+_GO_EXPONENTS = [f"e+{digits - 1:02}" for digits in range(17)]
 # The library is typed but for this function.
 _go_text: Callable[[float], str] = floatToGoString
 
@@ -79,18 +80,18 @@ def render_openmetrics(families: Sequence[Family]) -> bytes:
     return b"".join(parts)
 
 
-def numbers_text(numbers: Iterable[float]) -> list[float | str]:
-    """Return what Python writes as Go does: small numbers as they are, others as text."""
-    # Zero is added because minus zero is zero.
-    return [n + 0.0 if -math.inf < n < _GO_EXPONENT_FROM else number_text(n) for n in numbers]
-
-
 def number_text(number: float) -> str:
-    """Return the number as Go writes it; of the library's function, but in a third of the time for large counts."""
-    if _GO_EXPONENT_FROM <= number < _GO_EXPONENT_BELOW and number.is_integer():
-        digits = str(int(number))
-        return f"{digits[0]}.{digits[1:]}".rstrip("0.") + f"e+{len(digits) - 1:02}"
+    """Return the number as Go writes it: what the library's function returns, for large counts in half the time."""
+    if GO_EXPONENT_FROM <= number < _GO_EXPONENT_BELOW and number == (whole := int(number)):
+        digits = str(whole)
+        return (digits[0] + "." + digits[1:]).rstrip("0.") + _GO_EXPONENTS[len(digits)]
     return _go_text(number)
+
+
+def numbers_text(numbers: Iterable[float], text: Callable[[float], str] = number_text) -> list[float | str]:
+    """Return what Python writes as Go does: small numbers as they are, others as `text` has them."""
+    # Zero is added because minus zero is zero.
+    return [n + 0.0 if -math.inf < n < GO_EXPONENT_FROM else text(n) for n in numbers]
 
 
 def label_text(name: str, text: str) -> str:

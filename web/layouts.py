@@ -48,6 +48,8 @@ class MetricLayout:
     combine: Combine
     labels: tuple[Labels, ...]
     upper_bounds: tuple[float | None, ...]
+    is_count: bytes
+    """For each value 1 where it is a bucket's count, else 0."""
     label_names: frozenset[tuple[str, ...]]
     """The names of the labels in their order; of one order, mostly."""
     numbers: struct.Struct
@@ -65,7 +67,7 @@ class MetricLayout:
                 if has_nan:
                     raise MetricFileError("corrupt: a gauge is not a number")
             case Kind.HISTOGRAM:
-                counts = list(compress(values, [bound is not None for bound in self.upper_bounds]))
+                counts = list(compress(values, self.is_count))
                 if counts and not (min(counts) >= 0 and all(map(float.is_integer, counts))):
                     raise MetricFileError("corrupt: a bucket does not hold a count")
                 if has_nan:
@@ -128,7 +130,7 @@ class Layout:
         first = entries[0].key
         if metric is None:
             empty = struct.Struct("=")
-            metric = MetricLayout(first.metric, first.help, self.kind, self.combine, (), (), frozenset(), empty)
+            metric = MetricLayout(first.metric, first.help, self.kind, self.combine, (), (), b"", frozenset(), empty)
         numbers = [metric.numbers.format]
         position = metric.numbers.size
         for entry in entries:
@@ -138,6 +140,7 @@ class Layout:
             metric,
             labels=(*metric.labels, *(entry.key.labels for entry in entries)),
             upper_bounds=(*metric.upper_bounds, *(entry.key.upper_bound for entry in entries)),
+            is_count=metric.is_count + bytes([entry.key.upper_bound is not None for entry in entries]),
             label_names=_shared(metric.label_names.union(_names(entry.key.labels) for entry in entries)),
             numbers=struct.Struct("".join(numbers)),
         )

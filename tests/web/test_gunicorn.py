@@ -297,4 +297,4 @@ def test_settings_are_all_known_to_gunicorn() -> None:
     known = set(Config().settings)
     ours = {name for name in vars(gunicorn_settings) if name.islower() and not name.startswith("_")}
 
-    assert ours - known == {"ctypes", "logging", "os", "signal", "socket", "struct"}
+    assert ours - known == {"contextlib", "ctypes", "logging", "os", "signal", "socket", "struct"}
