@@ -9,6 +9,8 @@ from typing import NamedTuple, assert_never
 
 _METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
+# Bounds of what is remembered: names are few, texts are whatever a target chooses.
+_CHECKED_NAMES = 1 << 10
 _SHARED_BOUNDS = 1 << 10
 _SHARED_PAIRS = 1 << 13
 _SHARED_LABELS = 1 << 12
@@ -53,11 +55,12 @@ def decode_key(raw: bytes, kind: Kind) -> Key:
             pass
         case _:
             raise MetricFileError("corrupt: a key is not [family, sample, labels, help]")
-    if not (_METRIC_NAME.fullmatch(sample) and _METRIC_NAME.fullmatch(family)):
+    if not _are_metric_names(family, sample):
         raise MetricFileError("corrupt: a metric's name is not one")
-    if not all(_LABEL_NAME.fullmatch(name) and isinstance(text, str) for name, text in labels.items()):
+    if not (_are_label_names(tuple(labels)) and set(map(type, labels.values())) <= {str}):
         raise MetricFileError("corrupt: a label is not one")
-    if not all(map(_is_unicode, (help_text, *labels.values()))):
+    # Only by an escape can JSON in UTF-8 name one.
+    if b"\\u" in raw and not all(map(_is_unicode, (help_text, *labels.values()))):
         raise MetricFileError("corrupt: a text holds half of a surrogate pair")
     match kind:
         case Kind.COUNTER:
@@ -81,12 +84,22 @@ def _upper_bound(family: str, sample: str, labels: dict[str, str]) -> float | No
     if sample != f"{family}_bucket" or "le" not in labels:
         raise MetricFileError("corrupt: a histogram's sample is neither a bucket nor its sum")
     try:
-        upper_bound = float(labels.pop("le"))
+        upper_bound = float(labels.pop("le")) + 0.0  # minus zero is zero
     except ValueError:
         upper_bound = math.nan
     if math.isnan(upper_bound):
         raise MetricFileError("corrupt: a bucket's upper bound is not a number")
     return _number(upper_bound)
+
+
+@lru_cache(_CHECKED_NAMES)
+def _are_metric_names(*names: str) -> bool:
+    return all(map(_METRIC_NAME.fullmatch, names))
+
+
+@lru_cache(_CHECKED_NAMES)
+def _are_label_names(names: tuple[str, ...]) -> bool:
+    return all(map(_LABEL_NAME.fullmatch, names))
 
 
 @lru_cache(_SHARED_BOUNDS)

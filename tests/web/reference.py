@@ -34,7 +34,7 @@ def reference_text(files: Mapping[str, Sequence[Value]]) -> tuple[str, set[str]]
         for family, sample, labels, help_text, value in files[name]:
             metric_name = family if kind == "histogram" else sample
             metric = metrics.setdefault(metric_name, _Metric(kind, combine, help_text))
-            bound = float(dict(labels)["le"]) if sample == f"{family}_bucket" and kind == "histogram" else None
+            bound = float(dict(labels)["le"]) + 0.0 if sample == f"{family}_bucket" and kind == "histogram" else None
             own = tuple(label for label in labels if bound is None or label[0] != "le")
             _, values = metric.series.setdefault(frozenset(own), (own, {}))
             values.setdefault(bound, []).append(value)

@@ -32,7 +32,7 @@ HELPS = st.sampled_from(["Help.", 'Other "help" \\ \n'])
 COUNTS = st.one_of(st.integers(0, 10), st.integers(0, 2**53)).map(float)
 AMOUNTS = st.one_of(COUNTS, st.sampled_from([math.inf, 999_999.5, 1e6, 1234567.5]), st.floats(min_value=0))
 NUMBERS = st.one_of(AMOUNTS, st.sampled_from([-0.0, -math.inf, 1e16]), st.floats(allow_nan=False))
-BOUNDS = ["1", "1.0", "2.5", "1e7", "-1", "+Inf", "inf"]
+BOUNDS = ["0", "-0.0", "1", "1.0", "2.5", "1e7", "-1", "+Inf", "inf"]
 ENDS = st.sampled_from([b"", b"\0" * 4096, b"noise"])
 
 
