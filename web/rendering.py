@@ -49,6 +49,7 @@ class Template:
         self._parts = self._histograms() if self.kind is Kind.HISTOGRAM else self._singles()
         if len(self._sizes) == len(self._order):
             self._sizes.clear()
+        self._is_in_order = self._order == array("L", range(len(self._order)))
         self._values: list[Values] = []
         self._lines = b""
 
@@ -62,7 +63,7 @@ class Template:
 
     def _numbers(self, values: Sequence[float]) -> Iterator[float]:
         """Return the numbers that the parts take, from the values of all files one after another."""
-        numbers: Iterator[float] = map(values.__getitem__, self._order)
+        numbers = iter(values) if self._is_in_order else map(values.__getitem__, self._order)
         return iter([self._combined(islice(numbers, size)) for size in self._sizes]) if self._sizes else numbers
 
     def _singles(self) -> list["_Singles"]:
