@@ -15,8 +15,8 @@ from ebpf_userspace_exporter.supervisor.entry import Entry, Phase, Usage
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
 from ebpf_userspace_exporter.supervisor.targets import ExecMark, Slot, Target
 from ebpf_userspace_exporter.web.exposition import render_text
-from ebpf_userspace_exporter.web.families import Merge
-from ebpf_userspace_exporter.web.metric_files import MetricFile, read_metric_files
+from ebpf_userspace_exporter.web.families import Families
+from ebpf_userspace_exporter.web.file_cache import FileCache, MetricFile
 from ebpf_userspace_exporter.worker.bpf.usage import FunctionUsage, MapUsage
 from ebpf_userspace_exporter.worker.metric_file import write_metric_file
 
@@ -52,11 +52,11 @@ def exposed(
     """Return what the web makes of the files."""
     for kind, content in metrics.files(entries, programs, states).items():
         write_metric_file(folder / f"{kind}_supervisor.own", content, None)
-    merge = Merge()
-    for file in read_metric_files(folder):
-        assert isinstance(file, MetricFile)
-        merge.add(file)
-    return render_text(merge.families()).decode()
+    outcomes = FileCache(folder).read()
+    files = [outcome for outcome in outcomes if isinstance(outcome, MetricFile)]
+    families, left_out = Families().merged(files)
+    assert (len(files), left_out) == (len(outcomes), [])
+    return render_text(families).decode()
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ebpf_userspace_exporter.config.model import Program
-from ebpf_userspace_exporter.web.families import Merge
-from ebpf_userspace_exporter.web.metric_files import MetricFile, read_metric_files
+from ebpf_userspace_exporter.web.families import Families
+from ebpf_userspace_exporter.web.file_cache import FileCache, MetricFile
 from ebpf_userspace_exporter.worker.file_names import FoldedKind, folded_file_name, metric_file_name, retired_file_name
 from ebpf_userspace_exporter.worker.fold import FoldReport, fold
 from ebpf_userspace_exporter.worker.metric_file import metric_key, read_metric_file, write_metric_file
@@ -69,12 +69,10 @@ def folded(folder: Path, *retired: int, kind: FoldedKind = "counter") -> tuple[F
 
 def exposed(folder: Path) -> float:
     """Return the one counter of a scrape."""
-    merge = Merge()
-    for file in read_metric_files(folder):
-        assert isinstance(file, MetricFile)
-        merge.add(file)
-    ((sample,),) = (family.samples for family in merge.families())
-    return sample.value
+    files = [file for file in FileCache(folder).read() if isinstance(file, MetricFile)]
+    ((family,), _) = Families().merged(files)
+    (line,) = family.lines.decode().splitlines()
+    return float(line.rpartition(" ")[2])
 
 
 def test_a_sum_of_fractions_never_falls_by_the_least_bit_as_targets_go(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import pytest
 from prometheus_client.mmap_dict import MmapedDict
 
 from ebpf_userspace_exporter.supervisor.selection.labels import MAX_VALUE_CHARACTERS
-from ebpf_userspace_exporter.web.metric_files import MetricFile as ReadableFile
-from ebpf_userspace_exporter.web.metric_files import read_metric_files
+from ebpf_userspace_exporter.web.file_cache import FileCache
+from ebpf_userspace_exporter.web.file_cache import MetricFile as ReadableFile
 from ebpf_userspace_exporter.worker.metric_file import (
     MetricFile,
     MetricFileError,
@@ -381,16 +381,16 @@ def test_a_reader_takes_the_largest_file_that_is_written(path: Path) -> None:
         deque(map(file.slot, keys), maxlen=0)
     file.close()
 
-    [read] = read_metric_files(path.parent)
+    [read] = FileCache(path.parent).read()
 
     assert isinstance(read, ReadableFile), read
-    assert len(read.entries) > 1000
+    assert len(read.values[0]) > 1000
 
 
 def test_a_reader_takes_the_longest_texts_that_a_target_can_choose(path: Path) -> None:
     labels = [(f"variable_{number}", "\N{GRINNING FACE}" * MAX_VALUE_CHARACTERS) for number in range(20)]
     write_metric_file(path, {metric_key("calls", "calls_total", labels, ""): (1.0, 1.0)}, None)
 
-    [read] = read_metric_files(path.parent)
+    [read] = FileCache(path.parent).read()
 
     assert isinstance(read, ReadableFile), read
