@@ -133,7 +133,8 @@ class Folding:
             self._files.remove_unfolded(child.program, child.generation)
         elif exit_code:
             self._files.remove_unfolded(child.program, child.generation)
-            self._try_later(child.program, totals, children.describe_exit(exit_code), now)
+            said = report.decode(errors="replace")
+            self._try_later(child.program, totals, said or children.describe_exit(exit_code), now)
         else:
             self._take(child, totals, report)
         return True

@@ -57,7 +57,7 @@ def fold(
                     _add(totals, shape.kept(found) if has_changed else found)
             except MetricFileError as error:
                 unreadable.append(str(error))
-        series += len({_set_of(key) for key in totals})
+        series += len({_set_of(family, labels) for family, _, labels, _ in map(json.loads, totals)})
         if totals:
             _write(directory / f"{names[0]}.{generation}.tmp", totals, group)
     return FoldReport(series, tuple(unreadable))
@@ -91,16 +91,18 @@ class _Shape:
     def kept(self, totals: Mapping[str, float]) -> Totals:
         """Return the totals of series that the program still has, under its present help."""
         bounds: dict[str, set[str]] = {}
-        for key in totals:
-            le = json.loads(key)[2].get("le")
-            if le is not None:
-                bounds.setdefault(_set_of(key), set()).add(le)
-        kept: Totals = {}
+        found = []
         for key, value in totals.items():
             family, sample, labels, _ = json.loads(key)
+            of_set = bounds.setdefault(_set_of(family, labels), set())
+            if "le" in labels:
+                of_set.add(labels["le"])
+            found.append((family, sample, labels, value, of_set))
+        kept: Totals = {}
+        for family, sample, labels, value, of_set in found:
             series = self._by_family.get(family)
             names = tuple(name for name in labels if name != "le" or series is None or not series.bounds)
-            if series and names == series.labels and bounds.get(_set_of(key), set()) == series.bounds:
+            if series and names == series.labels and of_set == series.bounds:
                 _add(kept, {metric_key(family, sample, list(labels.items()), series.help): value})
         return kept
 
@@ -109,9 +111,8 @@ def _names(metric: Counter | Histogram) -> tuple[str, ...]:
     return tuple(label.name for label in metric.labels)
 
 
-def _set_of(key: str) -> str:
+def _set_of(family: str, labels: Mapping[str, str]) -> str:
     """Return what the keys of one counter, or of one histogram, have in common."""
-    family, _, labels, _ = json.loads(key)
     return json.dumps([family, {name: text for name, text in labels.items() if name != "le"}])
 
 
