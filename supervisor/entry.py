@@ -7,6 +7,7 @@ from enum import StrEnum
 from math import inf
 
 from ebpf_userspace_exporter.config.model import Program
+from ebpf_userspace_exporter.config.target_labels import is_aggregated
 from ebpf_userspace_exporter.supervisor.targets import Slot, Target
 from ebpf_userspace_exporter.worker.bpf.usage import FunctionUsage, MapUsage
 from ebpf_userspace_exporter.worker.image import Image
@@ -103,11 +104,14 @@ class Entry:
     retry_at: float = 0.0
     deadline: float = inf  # of the present phase
     served: bool = False  # a scrape has had the last values
-    is_aggregated: bool = False  # its labels may be other targets' too: its totals outlive it
+    is_aggregated: bool = field(init=False)  # its labels may be other targets' too: its totals outlive it
     refused: str | None = None  # a later definition of the program that could not be built: this one goes on
     reason: Reason | None = None
     error: str = ""  # the last one, in full
     changed_at: float = 0.0  # when the phase changed the last time
+
+    def __post_init__(self) -> None:
+        self.is_aggregated = is_aggregated(self.program)
 
     @property
     def slot(self) -> Slot:

@@ -85,7 +85,7 @@ class Hearing:
     def after_worker(self, entry: Entry, worker: Worker, exit_code: int, now: float) -> None:
         """Decide what the death of a worker means in the phase in which it died."""
         died, ended = worker.killed_for or Reason.WORKER_DIED, children.describe_exit(exit_code)
-        name, pid = (entry.slot.program, entry.slot.pid)
+        name, pid = entry.slot.program, entry.slot.pid
         match entry.phase:
             case Phase.STARTING:
                 self._endings.fail(entry, AttachError(died, f"worker ended ({ended}) before it was ready"), now)
@@ -146,7 +146,7 @@ class Hearing:
         self._metrics.attach_seconds.observe(now - entry.discovered)
 
     def _on_collected(self, entry: Entry, worker: Worker, message: Collected, now: float) -> None:
-        name, pid = (entry.slot.program, entry.slot.pid)
+        name, pid = entry.slot.program, entry.slot.pid
         worker.asked_at = None
         self._accounts.take(entry, worker, message)
         self._series.note(entry, message.series)

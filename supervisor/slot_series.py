@@ -1,6 +1,5 @@
 """What is shown of every slot: its files, what of them outlives its target, and how many label sets there may be."""
 
-from ebpf_userspace_exporter.config.target_labels import is_aggregated
 from ebpf_userspace_exporter.supervisor.entry import Entry
 from ebpf_userspace_exporter.supervisor.epoch import Epoch
 from ebpf_userspace_exporter.supervisor.folding import Folding
@@ -24,7 +23,6 @@ class SlotSeries:
 
     def begin(self, entry: Entry) -> None:
         """Take up a target."""
-        entry.is_aggregated = is_aggregated(entry.program)
         self._budget.admit(entry.slot)
         self.folding.begin(entry.target)
 
