@@ -17,6 +17,19 @@ from ebpf_userspace_exporter.supervisor.selection.verdict import Outcome, Verdic
 from tests.product.programs import PYTHON
 
 NOBODY = 65534
+FACTS = (
+    "exe",
+    "cwd",
+    "cmdline",
+    "argv0",
+    "uid",
+    "user",
+    "cgroup",
+    "systemd_unit",
+    "container_id",
+    "libraries",
+    "ports",
+)
 
 # Runs what it is given, line by line, and answers each line when it is done; ends with its standard input.
 _OBEDIENT = """

@@ -18,7 +18,7 @@ from ebpf_userspace_exporter.supervisor.selection.observation import Observation
 from ebpf_userspace_exporter.supervisor.selection.verdict import Outcome, Verdict
 from tests.product.exporter import comm, free_port
 from tests.product.programs import PYTHON
-from tests.supervisor.selection.living import NOBODY, Living, as_nobody, living, outcome, selector_of, verdict
+from tests.supervisor.selection.living import FACTS, NOBODY, Living, as_nobody, living, outcome, selector_of, verdict
 
 MATCHES, DOES_NOT, UNKNOWN = Outcome.MATCHES, Outcome.DOES_NOT, Outcome.UNKNOWN
 CONTAINER = "5e1f" * 16
@@ -247,26 +247,11 @@ def look(
 
     class Noted(Facts):
         def __getattribute__(self, name: str) -> Any:
-            if reads is not None and name in _FACTS:
+            if reads is not None and name in FACTS:
                 reads.append(name)
             return super().__getattribute__(name)
 
     return evaluate(selector_of(selector), table[pid], Observation(table, time.monotonic(), Noted))
-
-
-_FACTS = (
-    "exe",
-    "cwd",
-    "cmdline",
-    "argv0",
-    "uid",
-    "user",
-    "cgroup",
-    "systemd_unit",
-    "container_id",
-    "libraries",
-    "ports",
-)
 
 
 def made_up(pid: int, *, ppid: int = 1, name: str = "x") -> Process:

@@ -10,7 +10,7 @@ from ebpf_userspace_exporter.supervisor.processes import process_table
 from ebpf_userspace_exporter.supervisor.selection.facts import MAX_CHARACTERS, Facts, Unreadable, user_name
 from ebpf_userspace_exporter.supervisor.selection.listening import ListeningSockets
 from tests.product.programs import PYTHON
-from tests.supervisor.selection.living import NOBODY, as_nobody, living
+from tests.supervisor.selection.living import FACTS, NOBODY, as_nobody, living
 
 MAX_ARGUMENT_BYTES = 128 * 1024 - 1  # MAX_ARG_STRLEN of the kernel
 
@@ -127,21 +127,8 @@ def test_executable_outside_of_a_root_that_was_changed_later_keeps_its_path(tmp_
 def test_nothing_is_raised_for_a_process_that_is_gone() -> None:
     with living() as process:
         gone = facts(process.pid)
-    names = (
-        "exe",
-        "cwd",
-        "cmdline",
-        "argv0",
-        "uid",
-        "user",
-        "cgroup",
-        "systemd_unit",
-        "container_id",
-        "libraries",
-        "ports",
-    )
 
-    assert {type(getattr(gone, name)) for name in names} == {Unreadable}
+    assert {type(getattr(gone, name)) for name in FACTS} == {Unreadable}
     assert isinstance(gone.variable("PATH"), Unreadable)
 
 
