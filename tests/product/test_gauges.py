@@ -174,19 +174,18 @@ def test_a_process_that_exits_takes_its_part_out_of_gauges_with_equal_labels_and
     assert [samples[series(name, queue=1, service="shop")] for name in GAUGES] == [3, 8, -5]
 
     target.exit()
-    samples = until(lambda: scrape_with_enabled(combining, 1), "one is let go")
-    assert shown(samples, *GAUGES) == {series(name, queue=1, service="shop"): 8 for name in GAUGES}
+    left = {series(name, queue=1, service="shop"): 8.0 for name in GAUGES}
+    samples = until(lambda: scrape_with_gauges(combining, left), "one is let go")
     assert samples[series("jobs_total", queue=1, service="shop")] == 7
     assert samples[series("jobs_total", queue=2, service="shop")] == 7
 
     other.exit()
-    samples = until(lambda: scrape_with_enabled(combining, 0), "both are let go")
-    assert shown(samples, *GAUGES) == {}
+    samples = until(lambda: scrape_with_gauges(combining, {}), "both are let go")
     assert samples[series("jobs_total", queue=1, service="shop")] == 7
     assert samples[series("jobs_total", queue=2, service="shop")] == 7
 
 
-def scrape_with_enabled(running: Exporter, number: int) -> Samples | None:
-    """Return a scrape if so many targets are enabled."""
+def scrape_with_gauges(running: Exporter, gauges: Samples) -> Samples | None:
+    """Return a scrape if it has these gauges."""
     samples = running.scrape()
-    return samples if enabled(samples) == number else None
+    return samples if shown(samples, *GAUGES) == gauges else None

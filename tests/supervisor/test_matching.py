@@ -22,10 +22,18 @@ SUPERVISOR = 900_000_001  # beyond every real pid, as all others that need no ex
 RESCAN_SECONDS = 10.0
 
 
+@pytest.fixture(autouse=True)
+def _one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let processes of one age have started in the same tick, whenever in a test they are made."""
+    monkeypatch.setattr(f"{__name__}.uptime", time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+uptime = 0.0  # in seconds; each test has its own
+
+
 def process(
     pid: int, *, comm: str = "redis-server", ppid: int = 1, state: str = "S", threads: int = 1, age: float = 3600.0
 ) -> Process:
-    uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
     start_ticks = int((uptime - age) * os.sysconf("SC_CLK_TCK"))
     return Process(pid, ppid, comm, state, threads, start_ticks, start_stack=5, arg_start=6)
 
