@@ -4,7 +4,7 @@
 #   docker run --pid=host --cap-drop=ALL --cap-add=SYS_ADMIN --cap-add=BPF --cap-add=PERFMON --cap-add=SYS_PTRACE \
 #       --cap-add=DAC_READ_SEARCH --cap-add=CHOWN --cap-add=SETUID --cap-add=SETGID --cap-add=KILL \
 #       --cap-add=SYS_RESOURCE --read-only --tmpfs /run:mode=0755 -p 8080:8080 \
-#       -v "$PWD/examples/gunicorn_gc.yaml:/etc/ebpf-userspace-exporter/programs.yaml:ro" ebpf-userspace-exporter
+#       -v "$PWD/examples/gunicorn-gc/config.yaml:/etc/ebpf-userspace-exporter/programs.yaml:ro" ebpf-userspace-exporter
 
 FROM debian:bookworm-slim AS base
 RUN apt-get update \

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.product.exporter import EXAMPLES, Exporter, comm, free_port, start, until
 
-CONFIG = EXAMPLES / "gunicorn_gc.yaml"
+CONFIG = EXAMPLES / "gunicorn-gc/config.yaml"
 _START_SECONDS = 120.0
 _STOP_SECONDS = 30.0
 
@@ -54,7 +54,7 @@ def gunicorn_fleet(workers: int) -> Iterator[Fleet]:
         shutil.copy("/usr/bin/python3", python)
         arguments = [f"--workers={workers}", f"--bind=127.0.0.1:{free_port()}", "--worker-tmp-dir=/dev/shm"]
         master = subprocess.Popen(
-            [python, "/usr/bin/gunicorn", f"--pythonpath={EXAMPLES}", *arguments, "gunicorn_app:app"],
+            [python, "/usr/bin/gunicorn", f"--pythonpath={CONFIG.parent}", *arguments, "app:app"],
             cwd="/",
             env={**os.environ, "PYTHONHOME": "/usr"},  # the copy would look for its library beside itself
             stdout=subprocess.DEVNULL,

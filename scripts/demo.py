@@ -1,6 +1,6 @@
 """The demo itself; scripts/demo prepares what it needs and starts it.
 
-It starts Debian's gunicorn with examples/gunicorn_app.py as user nobody, and then the exporter, as anybody would. What
+It starts Debian's gunicorn with examples/gunicorn-gc/app.py as user nobody, and then the exporter, as anybody would. What
 the exporter counted from outside is shown beside what each worker's Python says of itself.
 """
 
@@ -25,7 +25,7 @@ from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPORTER = ROOT / ".venv/bin/ebpf-userspace-exporter"
-CONFIG = ROOT / "examples/gunicorn_gc.yaml"
+CONFIG = ROOT / "examples/gunicorn-gc/config.yaml"
 GUNICORN = "/usr/bin/gunicorn"  # Debian's: its Python has the probes
 WORKERS = 4
 START_SECONDS = 60
@@ -117,9 +117,9 @@ def demonstrate(folder: Path, *, once: bool) -> int:
 @contextmanager
 def gunicorn(folder: Path) -> Iterator[Running]:
     port = free_port()
-    command = [GUNICORN, "--pythonpath", str(ROOT / "examples"), "--bind", f"127.0.0.1:{port}"]
+    command = [GUNICORN, "--pythonpath", str(CONFIG.parent), "--bind", f"127.0.0.1:{port}"]
     command += ["--workers", str(WORKERS), "--user", "nobody", "--group", "nogroup", "--worker-tmp-dir", "/dev/shm"]  # noqa: S108
-    with started("gunicorn", [*command, "gunicorn_app:app"], port, folder / "gunicorn.log") as running:
+    with started("gunicorn", [*command, "app:app"], port, folder / "gunicorn.log") as running:
         yield running
 
 

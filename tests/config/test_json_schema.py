@@ -98,8 +98,8 @@ def written(text: str) -> Any:
 
 
 def shipped() -> Iterator[Any]:
-    for path in sorted((ROOT / "examples").glob("*.yaml")):
-        yield pytest.param(path.read_text(), id=path.name)
+    for path in sorted((ROOT / "examples").glob("*/config.yaml")):
+        yield pytest.param(path.read_text(), id=path.parent.name)
     blocks = re.findall(
         r"^    (?:exclude|programs):\n(?:(?: {4}.*)?\n)+", (ROOT / "README.md").read_text(), re.MULTILINE
     )

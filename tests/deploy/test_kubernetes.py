@@ -64,6 +64,6 @@ def test_probes_ask_the_exporters_own_pages(exporter: Any) -> None:
 
 
 def test_config_map_holds_the_shipped_example(manifests: dict[str, Any]) -> None:
-    example = yaml.safe_load((ROOT / "examples/gunicorn_gc.yaml").read_text())
+    example = yaml.safe_load((ROOT / "examples/gunicorn-gc/config.yaml").read_text())
 
     assert yaml.safe_load(manifests["ConfigMap"]["data"]["programs.yaml"]) == example

@@ -9,7 +9,7 @@ from ebpf_userspace_exporter.config.load import load_config
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/config.yaml")), ids=lambda path: path.parent.name)
 def test_example_is_accepted_without_a_warning(path: Path) -> None:
     loaded = load_config(path, trusted=False)
 
@@ -18,7 +18,7 @@ def test_example_is_accepted_without_a_warning(path: Path) -> None:
 
 
 def test_malloc_example_has_the_33_buckets_of_its_map() -> None:
-    (program,) = load_config(EXAMPLES / "redis_malloc.yaml", trusted=False).config.programs
+    (program,) = load_config(EXAMPLES / "redis/config.yaml", trusted=False).config.programs
     (histogram,) = program.metrics.histograms
 
     assert (histogram.bucket_min, histogram.bucket_max) == (0, 31)

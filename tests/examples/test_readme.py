@@ -42,7 +42,7 @@ def test_a_config_in_the_readme_is_accepted_without_a_warning(block: Path) -> No
 def test_the_example_line_by_line_is_the_one_that_ships(tmp_path: Path) -> None:
     (tmp_path / "programs.yaml").write_text(blocks()[0])
     (shown,) = load_config(tmp_path / "programs.yaml", trusted=False).config.programs
-    (shipped,) = load_config(ROOT / "examples/gunicorn_gc.yaml", trusted=False).config.programs
+    (shipped,) = load_config(ROOT / "examples/gunicorn-gc/config.yaml", trusted=False).config.programs
 
     assert without_comments(shown) == without_comments(shipped)
 

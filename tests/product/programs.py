@@ -123,10 +123,9 @@ class Gunicorn:
 def gunicorn_app(workers: int) -> Iterator[Gunicorn]:
     """Run Debian's gunicorn over the example app."""
     port = free_port()
-    command = ["/usr/bin/gunicorn", "--pythonpath", str(EXAMPLES), f"--workers={workers}", f"--bind=127.0.0.1:{port}"]
-    process = subprocess.Popen(
-        [*command, "gunicorn_app:app"], cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    folder = EXAMPLES / "gunicorn-gc"
+    command = ["/usr/bin/gunicorn", f"--pythonpath={folder}", f"--workers={workers}", f"--bind=127.0.0.1:{port}"]
+    process = subprocess.Popen([*command, "app:app"], cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         pids = until(lambda: _children_if(process.pid, workers), "gunicorn has its workers")
         app = Gunicorn(process, port, pids)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.bpf
 def test_gunicorn_workers_collections_equal_their_own_count(attach: str) -> None:
     with (
         gunicorn_app(workers=4) as app,
-        exporter(EXAMPLES / "gunicorn_gc.yaml", environment={"USERSPACE_EXPORTER_ATTACH": attach}) as running,
+        exporter(EXAMPLES / "gunicorn-gc/config.yaml", environment={"USERSPACE_EXPORTER_ATTACH": attach}) as running,
     ):
         running.wait_attached("gc_total", app.process.pid, *app.workers)
         before = app.stats()

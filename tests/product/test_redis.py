@@ -36,7 +36,7 @@ class Watched:
 
 @pytest.fixture(scope="module", params=ATTACH_MODES, ids=ATTACH_IDS)
 def watched(request: pytest.FixtureRequest) -> Watched:
-    with redis() as (pid, port), exporter(EXAMPLES / "redis_malloc.yaml", environment=request.param) as running:
+    with redis() as (pid, port), exporter(EXAMPLES / "redis/config.yaml", environment=request.param) as running:
         running.wait_attached("malloc_latency", pid)
         # Attaching to entry and return is two steps, and redis allocates in between as it likes: what is compared
         # exactly is what came afterwards, between two moments at which nothing of redis runs.

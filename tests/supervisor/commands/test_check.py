@@ -77,7 +77,7 @@ def test_what_compiles_and_is_verified_is_good(config: Path) -> None:
 
 
 def test_shipped_examples_are_good_for_what_they_are_made_for() -> None:
-    done = command("check", EXAMPLES / "gunicorn_gc.yaml", "--binary", PYTHON, "--strict")
+    done = command("check", EXAMPLES / "gunicorn-gc/config.yaml", "--binary", PYTHON, "--strict")
 
     assert done.returncode == 0, done.stdout
 

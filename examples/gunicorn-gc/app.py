@@ -1,6 +1,6 @@
 """A small WSGI app that gives the garbage collector work, and knows how much it did.
 
-    gunicorn --pythonpath examples --workers 4 gunicorn_app:app
+    gunicorn --pythonpath examples/gunicorn-gc --workers 4 app:app
 
 `/` makes cyclic garbage and now and then collects all of it; `/stats` answers with this worker's pid and Python's own
 count of collections, to be compared with what the exporter counted from outside. It needs the standard library alone:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-APP = Path(__file__).resolve().parents[2] / "examples/gunicorn_app.py"
+APP = Path(__file__).resolve().parents[2] / "examples/gunicorn-gc/app.py"
 
 
 @pytest.fixture(scope="module")
