@@ -75,6 +75,8 @@ class Builds:
         run_builder: Callable[[BuildRequest, int, int], None] = run_builder,
     ) -> None:
         """Build in `scratch`; `run_builder` runs in the builder, given descriptors for its result and its words."""
+        self.finished = 0
+        """How many builders have ended, whatever came of it."""
         self._run_builder = run_builder
         self._scratch = scratch
         self._kernel_headers = kernel_headers
@@ -121,6 +123,7 @@ class Builds:
         build = self._running.pop(pid, None)
         if build is None:
             return False
+        self.finished += 1
         result = _read_all(build.result_fd, MAX_RESULT_BYTES)
         diagnostics = _read_all(build.diagnostics_fd, MAX_DIAGNOSTICS_BYTES)
         os.close(build.result_fd)

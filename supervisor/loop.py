@@ -161,6 +161,7 @@ class Supervisor:
                 (next_deadline(entry, now) for entry in self._workers.entries.values()), default=inf
             )
             self._reconcile_at = max(self._reconcile_at, now + MIN_PAUSE_SECONDS)
+        self._reports.tell_of_builds(self._workers.entries.values(), self._builds.finished)
         self._refresher.advance(self._workers.entries.values(), now)
         self._workers.kill_late(now)
         self._workers.folding.advance(now)
@@ -243,7 +244,9 @@ class Supervisor:
 
     def _status_line(self) -> str:
         entries, leaderless = self._workers.entries, self._lookout.leaderless
-        return self._reports.status(entries, leaderless, self._definitions, ready=self._is_ready)
+        return self._reports.status(
+            entries, leaderless, self._definitions, ready=self._is_ready, builds_finished=self._builds.finished
+        )
 
     # The end
 

@@ -1,13 +1,21 @@
 """What the control socket says, given the entries: one line, whatever they hold."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from ebpf_userspace_exporter import __version__
 from ebpf_userspace_exporter.config.model import Program
 from ebpf_userspace_exporter.config.selector import Selector
-from ebpf_userspace_exporter.supervisor.entry import Entry, Phase
-from ebpf_userspace_exporter.supervisor.status import Load, Moment, ready_line, status_line
+from ebpf_userspace_exporter.supervisor.entry import Entry, Phase, Worker
+from ebpf_userspace_exporter.supervisor.status import (
+    BuildProgress,
+    Load,
+    Moment,
+    build_progress,
+    ready_line,
+    status_line,
+)
 from ebpf_userspace_exporter.supervisor.targets import ExecMark, Slot, Target
 from ebpf_userspace_exporter.worker.reasons import Reason
 
@@ -22,7 +30,16 @@ def entry(program: str, pid: int, **fields: Any) -> Entry:
 
 def status(*entries: Entry, leaderless: tuple[Slot, ...] = (), programs: tuple[str, ...] = ()) -> dict[str, Any]:
     line = status_line(
-        entries, leaderless, programs, ready=True, started=1_600_000_000.0, last_reload=Load(5.0, True), now=NOW
+        entries,
+        leaderless,
+        programs,
+        ready=True,
+        started=1_600_000_000.0,
+        last_reload=Load(5.0, True),
+        builds=BuildProgress(3, 5),
+        comms={42: "gunicorn"},
+        worker_memory={43: 4_200_000},
+        now=NOW,
     )
     assert "\n" not in line
     document: dict[str, Any] = json.loads(line)
@@ -30,21 +47,43 @@ def status(*entries: Entry, leaderless: tuple[Slot, ...] = (), programs: tuple[s
 
 
 def test_a_target_has_its_labels_its_state_and_how_long_it_took_to_attach() -> None:
-    running = entry("gc", 42, phase=Phase.RUNNING, attached_at=900.25, changed_at=940.0, generation=3)
+    worker = Worker(43, None, started=900.0)
+    running = entry("gc", 42, phase=Phase.RUNNING, attached_at=900.25, changed_at=940.0, generation=3, worker=worker)
 
     assert status(running)["targets"] == [
         {
             "program": "gc",
             "pid": 42,
+            "comm": "gunicorn",
             "labels": {"pid": "42", "role": "web"},
             "state": "running",
             "since": 1_700_000_000.0 - 60,
             "attach_seconds": 0.25,
             "generation": 3,
+            "worker_memory_bytes": 4_200_000,
             "reason": None,
             "error": "",
         }
     ]
+
+
+def test_what_is_not_known_of_a_target_is_null() -> None:
+    [exited] = status(entry("gc", 7, phase=Phase.EXITED))["targets"]
+
+    assert (exited["comm"], exited["worker_memory_bytes"], exited["attach_seconds"]) == (None, None, None)
+
+
+def test_builds_to_come_are_one_for_each_program_and_executable_that_a_target_waits_for() -> None:
+    building = {"retry_at": float("inf")}
+    waits = [entry("gc", 1, **building), entry("gc", 2, **building), entry("gc", 3, phase=Phase.RUNNING)]
+    other_file = replace(waits[0].target, exec_mark=ExecMark(1, 2, 3, 5))
+    other_program = replace(waits[0].target, definition="other")
+
+    assert build_progress(waits, 2) == BuildProgress(2, of=3)
+    waits += [replace(waits[0], target=other_file), replace(waits[0], target=other_program)]
+    assert build_progress(waits, 2) == BuildProgress(2, of=5)
+    assert build_progress([entry("gc", 1, phase=Phase.RUNNING)], 2) == BuildProgress(2, of=2)
+    assert status()["builds"] == {"finished": 3, "of": 5}
 
 
 def test_a_target_that_has_never_changed_is_as_old_as_its_discovery() -> None:
