@@ -1,21 +1,22 @@
-"""How long until every process of a known program is attached, and how often is the program compiled for that?
+"""How long until every process of a known program is attached, and how does that grow with their number?
 
-gunicorn runs with 50 workers; the exporter is started and asked nothing until all are attached: times are from its
-log. The peer is one process of bcc's own per target, which is what attaching without sharing a build takes.
+gunicorn runs with so many processes; the exporter is started and asked nothing until all are attached: times are from
+its log. The peer is one process of bcc's own per target, which is what attaching without sharing a build takes. They
+run one after another and only a few, so for a number of targets the peer's time is that of one, so often.
 """
 
 import time
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.bcc_peer import run_peer
+from benchmarks.bcc_peer import Peer, run_peer
 from benchmarks.fleet import Fleet, gunicorn_fleet, log_lines, started_exporter, wait_attached
 from benchmarks.readings import cpu_seconds, print_conditions, print_table, reaped_cpu_seconds, spread
 
-WORKERS = 50
-RUNS = 5
-PEERS = 3
-GOAL_SECONDS = 3.0
+SIZES = (10, 50, 100, 200)
+RUNS = 3
+PEERS = 5
+GOAL_SECONDS = 3.0  # from the build, for the largest number
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +32,39 @@ class Run:
 def main() -> None:
     """Measure and print."""
     print_conditions()
-    with gunicorn_fleet(WORKERS) as fleet:
-        peers = [run_peer(pid, fleet.config) for pid in fleet.pids[:PEERS]]
-        runs = [_measure(fleet) for _ in range(RUNS)]
-    targets = len(fleet.pids)
-    from_exec = [run.from_exec for run in runs]
-    cpu = [run.cpu / targets for run in runs]
-    peer_cpu = [peer.cpu_seconds for peer in peers]
-    builds = {run.builds for run in runs}
-    rows = [
-        ["exec to all attached, wall", *spread(from_exec, 3)],
-        ["built to all attached, wall", *spread([run.from_build for run in runs], 3)],
-        ["one target's share, CPU", *spread(cpu, 4)],
-        ["peer: one bcc process for one target, CPU", *spread(peer_cpu, 3)],
-        ["peer: one bcc process for one target, wall", *spread([peer.wall_seconds for peer in peers], 3)],
-    ]
-    title = f"Attaching {targets} processes, {RUNS} runs; {PEERS} processes by bcc alone, one after another"
-    print_table(title, ["seconds", "min", "median", "max"], rows)
-    is_met = median(from_exec) < GOAL_SECONDS and builds == {1}
+    found: dict[int, list[Run]] = {}
+    for size in SIZES:
+        with gunicorn_fleet(size - 1) as fleet:  # and its master
+            if size == SIZES[0]:
+                peers = [run_peer(pid, fleet.config) for pid in fleet.pids[:PEERS]]
+            found[size] = [_measure(fleet) for _ in range(RUNS)]
+    title = f"Seconds until so many processes are attached, {RUNS} runs; bcc's are {PEERS} processes' median, times N"
+    columns = ["targets", "built to all: min", "median", "max", "exec to all", "CPU", "bcc alone", "its CPU"]
+    print_table(title, columns, [_row(size, runs, peers) for size, runs in found.items()])
+    first, last = (median(run.cpu for run in found[size]) for size in (SIZES[0], SIZES[-1]))
+    one_more = (last - first) / (SIZES[-1] - SIZES[0])
+    builds = {run.builds for runs in found.values() for run in runs}
+    seconds = median(run.from_build for run in found[SIZES[-1]])
+    is_met = seconds < GOAL_SECONDS and builds == {1}
     print(f"\nbuilds in the log of each run: {', '.join(map(str, sorted(builds)))}, goal 1;")
-    print(f"all attached in {median(from_exec):.2f} s, goal {GOAL_SECONDS:.0f} s: {'met' if is_met else 'missed'};")
-    print(f"bcc alone takes {median(peer_cpu) / median(cpu):.0f} times the CPU per process")
+    print(
+        f"{SIZES[-1]} attached {seconds:.2f} s after the build, goal {GOAL_SECONDS:g} s:",
+        "met;" if is_met else "missed;",
+    )
+    print(
+        f"one target more costs {one_more * 1000:.1f} ms of CPU, by bcc alone {_cpu(peers) / one_more:.0f} times that"
+    )
+
+
+def _row(size: int, runs: list[Run], peers: list[Peer]) -> list[str]:
+    own = [*spread([run.from_build for run in runs], 2)]
+    own += [f"{median(numbers):.2f}" for numbers in ([run.from_exec for run in runs], [run.cpu for run in runs])]
+    alone = (size * median(peer.wall_seconds for peer in peers), size * _cpu(peers))
+    return [str(size), *own, *(f"{seconds:.1f}" for seconds in alone)]
+
+
+def _cpu(peers: list[Peer]) -> float:
+    return median(peer.cpu_seconds for peer in peers)
 
 
 def _measure(fleet: Fleet) -> Run:
