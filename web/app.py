@@ -1,37 +1,43 @@
-"""The WSGI application: metrics, a small page, health and readiness. No request can make it do anything else."""
+"""The WSGI application: metrics, a status page, health and readiness. No request can make it do anything else."""
 
-import html
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs
 
-from ebpf_userspace_exporter import __version__
 from ebpf_userspace_exporter.web.exposition import OPENMETRICS_CONTENT_TYPE, TEXT_CONTENT_TYPE
 from ebpf_userspace_exporter.web.negotiation import accepts_gzip, refresh_seconds, wants_openmetrics
 from ebpf_userspace_exporter.web.own_metrics import OwnMetrics
-from ebpf_userspace_exporter.web.refresh import status
+from ebpf_userspace_exporter.web.refresh import readiness, status
 from ebpf_userspace_exporter.web.scrape import Form, Scraper
+from ebpf_userspace_exporter.web.shared_work import SharedWork
+from ebpf_userspace_exporter.web.status_page import STATIC_FILES, render_page
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
 LONGEST_REFRESH_SECONDS = 1.0
 STATUS_SECONDS = 1.0
+PAGE_SECONDS = 1.0  # for which a page is given to all who ask: it costs the supervisor more than a scrape
 _MAX_QUERY_FIELDS = 1000
 
 _logger = logging.getLogger(__name__)
 
 _Headers = tuple[tuple[str, str], ...]
 _PLAIN: _Headers = (("Content-Type", "text/plain; charset=utf-8"),)
+_CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 _PAGE: _Headers = (
     ("Content-Type", "text/html; charset=utf-8"),
-    ("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    ("Content-Security-Policy", _CONTENT_SECURITY_POLICY),
     ("Referrer-Policy", "no-referrer"),
+    ("Cache-Control", "no-store"),
 )
 
 
@@ -50,9 +56,13 @@ class Application:
         self._metrics_path = metrics_path
         self._own_metrics = OwnMetrics()
         self._scraper = Scraper(state_directory, self._own_metrics)
-        # The first wins where two are the same: with -m / there is no page.
+        self._pages = SharedWork(self._render_page)
+        self._page = b""
+        self._page_until = 0.0
+        # The last wins where two are the same: with -m / there is no page.
         self._routes = {
-            "/": self._page,
+            "/": lambda _: _Response("200 OK", self._pages.result(), _PAGE),
+            **{path: _static(*file) for path, file in STATIC_FILES.items()},
             "/-/healthy": lambda _: _Response("200 OK", b"healthy\n"),
             "/-/ready": self._ready,
             # WSGI hands out the path's bytes as Latin-1.
@@ -106,20 +116,21 @@ class Application:
         return _Response("200 OK", body, headers)
 
     def _ready(self, _environ: "WSGIEnvironment") -> _Response:
-        answer = status(self._control_socket, STATUS_SECONDS)
+        answer = readiness(self._control_socket, STATUS_SECONDS)
         if answer.ready:
             return _Response("200 OK", b"ready\n")
         return _Response("503 Service Unavailable", f"not ready: {answer.reason}\n".encode())
 
-    def _page(self, _environ: "WSGIEnvironment") -> _Response:
-        link = html.escape(quote(self._metrics_path))
-        text = html.escape(self._metrics_path)
-        page = (
-            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            "<title>eBPF userspace exporter</title>\n</head>\n<body>\n<h1>eBPF userspace exporter</h1>\n"
-            f'<p>Version {html.escape(__version__)}</p>\n<p><a href="{link}">{text}</a></p>\n</body>\n</html>\n'
-        )
-        return _Response("200 OK", page.encode(), _PAGE)
+    def _render_page(self) -> bytes:
+        if time.monotonic() >= self._page_until:
+            self._page = render_page(status(self._control_socket, STATUS_SECONDS), self._metrics_path)
+            self._page_until = time.monotonic() + PAGE_SECONDS
+        return self._page
+
+
+def _static(content_type: str, content: bytes) -> Callable[["WSGIEnvironment"], _Response]:
+    response = _Response("200 OK", content, (("Content-Type", content_type), ("Cache-Control", "no-cache")))
+    return lambda _environ: response
 
 
 def from_environment(environment: Mapping[str, str]) -> Application:

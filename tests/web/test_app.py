@@ -182,7 +182,7 @@ def test_page_names_the_version_and_links_to_the_metrics(state_directory: Path) 
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     page = answer.body.decode()
     assert __version__ in page
-    assert '<a href="/a%22%3Cb%3E%26%C3%BC">/a&quot;&lt;b&gt;&amp;ü</a>' in page
+    assert '<a href="./a%22%3Cb%3E%26%C3%BC">/a&#34;&lt;b&gt;&amp;ü</a>' in page
 
 
 def test_metrics_path_of_other_than_ascii_letters_is_found(state_directory: Path) -> None:

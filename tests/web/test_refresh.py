@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ebpf_userspace_exporter.web.refresh import RefreshResult, Status, refresh, status
+from ebpf_userspace_exporter.web.refresh import Readiness, RefreshResult, readiness, refresh
 from tests.web.conftest import StartSupervisor
 
 FAILED = RefreshResult(fresh=0, stale=0, ok=False)
@@ -81,21 +81,21 @@ def test_no_socket_is_no_refresh(state_directory: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (b'{"ready": true, "targets": [1, 2]}\n', Status(ready=True, reason="")),
-        (b'{"ready": false}\n', Status(ready=False, reason="the first reconcile is not through")),
-        (b"{}\n", Status(ready=False, reason="the supervisor's answer is not understood")),
-        (b'{"ready": 1}\n', Status(ready=False, reason="the supervisor's answer is not understood")),
-        (b"[]\n", Status(ready=False, reason="the supervisor's answer is not understood")),
-        (b"[" * 100_000 + b"\n", Status(ready=False, reason="the supervisor's answer is not understood")),
-        (b"\xff\n", Status(ready=False, reason="the supervisor's answer is not understood")),
-        (b'{"ready": true}', Status(ready=False, reason="the supervisor does not answer")),
-        (b"x" * (2 << 20), Status(ready=False, reason="the supervisor does not answer")),
+        (b'{"ready": true, "targets": [1, 2]}\n', Readiness(ready=True, reason="")),
+        (b'{"ready": false}\n', Readiness(ready=False, reason="the first reconcile is not through")),
+        (b"{}\n", Readiness(ready=False, reason="the supervisor's answer is not understood")),
+        (b'{"ready": 1}\n', Readiness(ready=False, reason="the supervisor's answer is not understood")),
+        (b"[]\n", Readiness(ready=False, reason="the supervisor's answer is not understood")),
+        (b"[" * 100_000 + b"\n", Readiness(ready=False, reason="the supervisor's answer is not understood")),
+        (b"\xff\n", Readiness(ready=False, reason="the supervisor's answer is not understood")),
+        (b'{"ready": true}', Readiness(ready=False, reason="the supervisor does not answer")),
+        (b"x" * (2 << 20), Readiness(ready=False, reason="the supervisor does not answer")),
     ],
     ids=[*"abcdefghi"],
 )
-def test_status_says_ready_or_why_not(
-    state_directory: Path, start_supervisor: StartSupervisor, answer: bytes, expected: Status
+def test_readiness_says_ready_or_why_not(
+    state_directory: Path, start_supervisor: StartSupervisor, answer: bytes, expected: Readiness
 ) -> None:
     start_supervisor(answering(answer))
 
-    assert status(state_directory / "control.sock", 5.0) == expected
+    assert readiness(state_directory / "control.sock", 5.0) == expected
