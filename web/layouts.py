@@ -104,50 +104,49 @@ class Layout:
 
     def extended(self, raw: bytes) -> "Layout":
         """Return the layout of the bytes in use of a file that begins as this one says."""
-        added: dict[str, list[_Entry]] = {}
-        keys = [self.keys.format]
-        position = self.keys.size
-        while position < len(raw):
-            if position + _INT32.size > len(raw):
+        added: dict[str, tuple[list[Key], list[int]]] = {}
+        sizes: list[int] = []
+        position, end = self.keys.size, len(raw)
+        while position < end:
+            start = position + _INT32.size
+            if start > end:
                 raise MetricFileError("torn: it ends within an entry")
             (key_bytes,) = _INT32.unpack_from(raw, position)
             if not 0 < key_bytes <= MAX_KEY_BYTES:
                 raise MetricFileError("corrupt: a key's length is out of range")
-            start = position + _INT32.size
             offset = start + key_bytes + 8 - (key_bytes + 4) % 8
-            if offset + _VALUE_AND_TIMESTAMP_BYTES > len(raw):
+            if offset + _VALUE_AND_TIMESTAMP_BYTES > end:
                 raise MetricFileError("torn: it ends within an entry")
             key = decode_key(raw[start : start + key_bytes], self.kind)
-            added.setdefault(key.metric, []).append(_Entry(key, offset))
-            keys.append(f"{offset - position}s{_VALUE_AND_TIMESTAMP_BYTES}x")
+            metric = key.frame.metric
+            if metric not in added:
+                added[metric] = [], []
+            keys, offsets = added[metric]
+            keys.append(key)
+            offsets.append(offset)
+            sizes.append(offset - position)
             position = offset + _VALUE_AND_TIMESTAMP_BYTES
         metrics = {metric.name: metric for metric in self.metrics}
-        for name, entries in added.items():
-            metrics[name] = self._grown(metrics.get(name), entries)
-        return Layout(self.kind, self.combine, tuple(metrics.values()), struct.Struct("".join(keys)))
+        for name, (keys, offsets) in added.items():
+            metrics[name] = self._grown(metrics.get(name), keys, offsets)
+        between = self.keys.format + "".join([f"{size}s{_VALUE_AND_TIMESTAMP_BYTES}x" for size in sizes])
+        return Layout(self.kind, self.combine, tuple(metrics.values()), struct.Struct(between))
 
-    def _grown(self, metric: MetricLayout | None, entries: Sequence[_Entry]) -> MetricLayout:
-        first = entries[0].key
+    def _grown(self, metric: MetricLayout | None, keys: Sequence[Key], offsets: Sequence[int]) -> MetricLayout:
+        frames, labels, upper_bounds = zip(*keys, strict=True)
         if metric is None:
-            empty = struct.Struct("=")
+            first, empty = frames[0], struct.Struct("=")
             metric = MetricLayout(first.metric, first.help, self.kind, self.combine, (), (), b"", frozenset(), empty)
-        numbers = [metric.numbers.format]
-        position = metric.numbers.size
-        for entry in entries:
-            numbers.append(f"{entry.offset - position}xd")
-            position = entry.offset + _VALUE_BYTES
+        ends = [metric.numbers.size, *(offset + _VALUE_BYTES for offset in offsets)]
+        numbers = "".join([f"{offset - end}xd" for offset, end in zip(offsets, ends, strict=False)])
         return replace(
             metric,
-            labels=(*metric.labels, *(entry.key.labels for entry in entries)),
-            upper_bounds=(*metric.upper_bounds, *(entry.key.upper_bound for entry in entries)),
-            is_count=metric.is_count + bytes([entry.key.upper_bound is not None for entry in entries]),
-            label_names=_shared(metric.label_names.union(_names(entry.key.labels) for entry in entries)),
-            numbers=struct.Struct("".join(numbers)),
+            labels=metric.labels + labels,
+            upper_bounds=metric.upper_bounds + upper_bounds,
+            is_count=metric.is_count + bytes([bound is not None for bound in upper_bounds]),
+            label_names=_shared(metric.label_names.union([frame.label_names for frame in set(frames)])),
+            numbers=struct.Struct(metric.numbers.format + numbers),
         )
-
-
-def _names(labels: Labels) -> tuple[str, ...]:
-    return tuple([name for name, _ in labels])
 
 
 @lru_cache(_SHARED_NAMES)
