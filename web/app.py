@@ -84,6 +84,10 @@ class Application:
         start_response(response.status, headers)
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [response.body]
 
+    def read_ahead(self) -> None:
+        """Read the files for the first scrape, which has then to read only what has changed."""
+        self._scraper.read_ahead()
+
     def _respond(self, environ: "WSGIEnvironment") -> _Response:
         route = self._routes.get(environ.get("PATH_INFO", ""))
         if route is None:

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import struct
+import threading
 from typing import Any
 
 wsgi_app = "ebpf_userspace_exporter.web.app:application"
@@ -72,6 +73,11 @@ def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn pass
     worker.log.error_log.addFilter(_is_no_stalled_client)
     for handler in worker.log.error_log.handlers:
         logging.getLogger("ebpf_userspace_exporter").addHandler(handler)
+
+
+def post_worker_init(worker: Any) -> None:
+    """In the worker: begin to read the files before anybody asks; with a hundred thousand series it takes a second."""
+    threading.Thread(target=worker.wsgi.read_ahead, name="read-ahead", daemon=True).start()
 
 
 def _is_no_stalled_client(record: logging.LogRecord) -> bool:

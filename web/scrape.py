@@ -67,6 +67,10 @@ class Scraper:
                 answer = reading.answers[form, refreshed] = self._render(reading, form, refreshed)
         return answer
 
+    def read_ahead(self) -> None:
+        """Read the files as a scrape does, for the next one: the first of all decodes every key."""
+        self._readings.result()
+
     def _render(self, reading: _Reading, form: Form, refreshed: RefreshResult) -> bytes:
         own = self._own_metrics.families(refreshed)
         families = sorted([*reading.families, *own], key=lambda family: family.name)

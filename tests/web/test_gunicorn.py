@@ -242,6 +242,18 @@ def test_killed_worker_is_replaced(server: Server) -> None:
     assert server.worker_pid() != worker
 
 
+def test_files_are_read_before_anybody_asks(server: Server, state_directory: Path) -> None:
+    worker = server.worker_pid()
+    (state_directory / "counter_bad-1_8.db").mkdir()
+
+    assert_ends_within(worker, DEADLINE_SECONDS, kill=worker)
+
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while b"metric file 'counter_bad-1_8.db' is left out" not in server.log.read_bytes():
+        assert time.monotonic() < deadline, server.log.read_text()
+        time.sleep(0.01)
+
+
 def test_worker_can_gain_no_privileges(server: Server) -> None:
     assert "NoNewPrivs:\t1" in Path(f"/proc/{server.worker_pid()}/status").read_text()
 
@@ -297,4 +309,4 @@ def test_settings_are_all_known_to_gunicorn() -> None:
     known = set(Config().settings)
     ours = {name for name in vars(gunicorn_settings) if name.islower() and not name.startswith("_")}
 
-    assert ours - known == {"contextlib", "ctypes", "logging", "os", "signal", "socket", "struct"}
+    assert ours - known == {"contextlib", "ctypes", "logging", "os", "signal", "socket", "struct", "threading"}
