@@ -27,7 +27,7 @@ from benchmarks.fleet import children
 from benchmarks.readings import exact_cpu_seconds, memory, peak_kilobytes, print_conditions, print_table
 from prometheus_client.parser import text_string_to_metric_families
 
-from ebpf_userspace_exporter.worker.metric_file import MetricFile, metric_key
+from ebpf_userspace_exporter.worker.metric_file import MetricFile, Place, metric_key
 from tests.product.exporter import free_port, until
 
 FILES = 300
@@ -85,7 +85,7 @@ class Files:
     def __init__(self, folder: Path, kind: str) -> None:
         self.samples = FILES * (METRICS * LABEL_SETS if kind == "counter" else HISTOGRAMS * (BUCKETS + 2))
         self._random = random.Random(1)  # noqa: S311 - the same values in each run
-        self._slots: list[tuple[MetricFile, list[int], list[float]]] = []
+        self._slots: list[tuple[MetricFile, list[Place], list[float]]] = []
         for pid in range(4000, 4000 + FILES):
             file = MetricFile.create(folder / f"{kind}_bench-12345678_{pid}.db", group=None)
             keys, values = (self._counters if kind == "counter" else self._histograms)(pid)
@@ -95,9 +95,8 @@ class Files:
     def change(self) -> None:
         """Let every value grow."""
         for file, slots, values in self._slots:
-            for place, slot in enumerate(slots):
-                values[place] += self._random.randrange(1, 4)
-                file.store(slot, values[place], 0.0)
+            values[:] = [value + self._random.randrange(1, 4) for value in values]
+            file.store(slots, values, [0.0] * len(slots))
 
     def _counters(self, pid: int) -> tuple[list[str], list[float]]:
         keys = [

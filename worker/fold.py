@@ -147,7 +147,6 @@ def _sum_rounded_up(one: float, other: float) -> float:
 def _write(path: Path, totals: Mapping[str, float], group: int | None) -> None:
     file = MetricFile.create(path, group=group)
     try:
-        for slot, value in zip(file.slots(totals), totals.values(), strict=True):
-            file.store(slot, value, 0.0)
+        file.store(file.slots(totals), totals.values(), [0.0] * len(totals))
     finally:
         file.close()

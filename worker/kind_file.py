@@ -50,9 +50,12 @@ class KindFile:
                 file = None
         if file is not None:
             self._has_predecessor = False
-            for series in self.ledger.changed:
-                if series.slot is not None:
-                    file.store(series.slot, series.refresh_value(), float(series.total))
+            shown = [(series.slot, series) for series in self.ledger.changed if series.slot is not None]
+            file.store(
+                [slot for slot, _ in shown],
+                [series.refresh_value() for _, series in shown],
+                [series.total for _, series in shown],
+            )
         self.ledger.changed.clear()
         tally.messages += self._unsaid
         self._unsaid.clear()

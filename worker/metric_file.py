@@ -16,6 +16,7 @@ import stat
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from ebpf_userspace_exporter.worker.file_names import discard, rename
 
@@ -27,6 +28,10 @@ _NUMBERS = struct.Struct("=dd")
 _FLAGS = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE = 0o640
 _JSON = json.JSONEncoder(separators=(",", ":"))
+
+
+Place: TypeAlias = slice
+"""Where a series' two numbers are in its file."""
 
 
 class MetricFileError(Exception):
@@ -53,10 +58,11 @@ class MetricFile:
         self._descriptor = descriptor
         self._name = name
         self._capacity = 0
-        # What the file should hold: comparing all of it is one memcmp, and finds every kind of damage.
-        self._expected = bytearray(_HEADER.pack(_HEADER.size))
-        self._map = self._grown(_HEADER.size)
-        self._map[: _HEADER.size] = bytes(self._expected)
+        self._used = _HEADER.size
+        # What the file should hold: comparing all of it is one memcmp, and finds every kind of damage. In a mapping,
+        # too: to set a slice of a bytearray takes several times as long.
+        self._map, self._expected = self._grown(self._used)
+        self._map[: self._used] = self._expected[: self._used] = _HEADER.pack(self._used)
 
     @classmethod
     def create(cls, path: Path, *, group: int | None) -> "MetricFile":
@@ -70,46 +76,49 @@ class MetricFile:
                 path.unlink()
                 raise
 
-    def slot(self, key: str) -> int:
-        """Add a series that is 0 and return its slot; NoSpaceError leaves the file as it was."""
+    def slot(self, key: str) -> Place:
+        """Add a series that is 0 and return its place; NoSpaceError leaves the file as it was."""
         return self.slots([key])[0]
 
-    def slots(self, keys: Iterable[str]) -> list[int]:
-        """Add series that are 0, all or none, and return their slots; NoSpaceError leaves the file as it was."""
-        end = len(self._expected)
+    def slots(self, keys: Iterable[str]) -> list[Place]:
+        """Add series that are 0, all or none, and return their places; NoSpaceError leaves the file as it was."""
+        begin = self._used
         added, slots = bytearray(), []
         for key in keys:
             added += _entry(key, 0.0, 0.0)
-            slots.append(end + len(added) - _NUMBERS.size)
-        used = end + len(added)
+            end = begin + len(added)
+            slots.append(slice(end - _NUMBERS.size, end))
+        used = begin + len(added)
         if used > self._capacity:
+            before = self._map, self._expected
             with _os_errors(self._name):
-                old, self._map = self._map, self._grown(used)
-                old.close()
+                self._map, self._expected = self._grown(used)
+            self._expected[:begin] = before[1][:begin]
+            for memory in before:
+                memory.close()
         # `used` comes last: until then no reader looks at what stands behind it.
-        self._map[end:used] = bytes(added)
-        self._map[: _LENGTH.size] = _LENGTH.pack(used)
-        self._expected += added
-        self._expected[: _LENGTH.size] = _LENGTH.pack(used)
+        self._map[begin:used] = self._expected[begin:used] = bytes(added)
+        self._map[: _LENGTH.size] = self._expected[: _LENGTH.size] = _LENGTH.pack(used)
+        self._used = used
         return slots
 
-    def store(self, slot: int, value: float, last: float) -> None:
-        """Set a series' value and the raw number it comes from.
+    def store(self, slots: Iterable[Place], values: Iterable[float], lasts: Iterable[float]) -> None:
+        """Set series' values and the raw numbers they come from, given in the same order.
 
-        Both at once, in one copy of 16 bytes: a process killed between two stores would leave its successor a pair
-        that does not belong together. And by slice, not by struct.pack_into, which writes byte by byte: readers
+        Both numbers at once, in one copy of 16 bytes: a process killed between two stores would leave its successor a
+        pair that does not belong together. And by slice, not by struct.pack_into, which writes byte by byte: readers
         would see halves.
         """
-        numbers = _NUMBERS.pack(value, last)
-        self._map[slot : slot + 16] = numbers
-        self._expected[slot : slot + 16] = numbers
+        written, expected = self._map, self._expected
+        for slot, numbers in zip(slots, map(_NUMBERS.pack, values, lasts), strict=True):
+            written[slot] = expected[slot] = numbers
 
     def damaged(self) -> bool:
         """Tell whether anybody has removed, cut or overwritten the file."""
         status = os.fstat(self._descriptor)
         if status.st_nlink == 0 or status.st_size < self._capacity:
             return True
-        return self._map[: len(self._expected)] != self._expected
+        return self._map[: self._used] != self._expected[: self._used]
 
     def is_at(self, path: Path) -> bool:
         """Tell whether the file has this name: not if it was moved, or something was put in its place."""
@@ -122,11 +131,12 @@ class MetricFile:
         """Let go of the file, which stays; a second call does nothing."""
         if self._descriptor >= 0:
             self._map.close()
+            self._expected.close()
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _grown(self, used: int) -> mmap.mmap:
-        """Return a mapping of the file with room for `used` bytes, twice that if it can be had."""
+    def _grown(self, used: int) -> tuple[mmap.mmap, mmap.mmap]:
+        """Return a mapping of the file with room for `used` bytes, twice that if it can be had, and memory as large."""
         # Space is taken before it is mapped: a store into a page that a full tmpfs cannot give is SIGBUS.
         needed = -(-used // mmap.PAGESIZE) * mmap.PAGESIZE
         if needed > MAX_FILE_BYTES:
@@ -140,8 +150,9 @@ class MetricFile:
             capacity = needed
             os.posix_fallocate(self._descriptor, 0, capacity)
         grown = mmap.mmap(self._descriptor, capacity)
+        expected = mmap.mmap(-1, capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._capacity = capacity
-        return grown
+        return grown, expected
 
 
 def write_metric_file(

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 
-from ebpf_userspace_exporter.worker.metric_file import MetricFileError
+from ebpf_userspace_exporter.worker.metric_file import MetricFileError, Place
 
 # A map bounds how many keys there are at one time, but nothing how many different ones there are in a year.
 MAX_SERIES = 100_000
@@ -32,11 +32,13 @@ class Series:
     counted: int = 0
     total: int = 0
     value: float = 0.0
-    slot: int | None = None
+    slot: Place | None = None
 
     def refresh_value(self) -> float:
         """Return the value to write: never less than the one before, whatever scaling rounds."""
-        self.value = max(self.value, _finite(self.counted * self.multiplier))
+        value = self.counted * self.multiplier
+        if value > self.value:
+            self.value = min(value, sys.float_info.max)
         return self.value
 
 
@@ -46,7 +48,8 @@ class GaugeSeries(Series):
 
     def refresh_value(self) -> float:
         """Return the value to write."""
-        self.value = _finite(self.counted * self.multiplier) + 0.0  # 0 times a number below 0 is -0.0
+        value = self.counted * self.multiplier
+        self.value = max(-sys.float_info.max, min(value, sys.float_info.max)) + 0.0  # 0 times one below 0 is -0.0
         return self.value
 
 
@@ -161,10 +164,6 @@ class Ledger:
             before = series.counted - series.total
             series.counted = resumed(before, last, series.total, map_keys.get(series, 0))
         self._restored.clear()
-
-
-def _finite(value: float) -> float:
-    return max(-sys.float_info.max, min(value, sys.float_info.max))
 
 
 def _names(key: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from ebpf_userspace_exporter.worker.metric_file import (
     MetricFile,
     MetricFileError,
     NoSpaceError,
+    Place,
     metric_key,
     read_metric_file,
     write_metric_file,
@@ -64,7 +65,7 @@ def test_keys_of_every_length_are_read_alike_by_prometheus_client_and_by_us(path
     expected = {key: (number + 0.5, float(number)) for number, key in enumerate([*KEYS, '["ü","€"]'])}
 
     for key, (value, last) in expected.items():
-        file.store(file.slot(key), value, last)
+        file.store([file.slot(key)], [value], [last])
 
     assert stock_entries(path) == expected
     assert read_metric_file(path) == expected
@@ -91,8 +92,7 @@ def test_a_file_grows_in_place_and_slots_stay_valid(path: Path, file: MetricFile
     inode = path.stat().st_ino
     slots = file.slots(f"key {number}" for number in range(2000))
     late = [file.slot(f"late {number}") for number in range(2000)]
-    for number, slot in enumerate([*slots, *late]):
-        file.store(slot, number, -number)
+    file.store([*slots, *late], range(4000), range(0, -4000, -1))
 
     assert path.stat().st_ino == inode
     assert list(read_metric_file(path).values()) == [(number, -number) for number in range(4000)]
@@ -166,7 +166,7 @@ def _overwrite(path: Path, offset: int, content: bytes) -> None:
     ],
 )
 def test_damage_is_noticed(path: Path, file: MetricFile, damage: Callable[[Path], object]) -> None:
-    file.store(file.slot("key"), 1.0, 1.0)
+    file.store([file.slot("key")], [1.0], [1.0])
     assert not file.damaged()
 
     damage(path)
@@ -177,7 +177,7 @@ def test_damage_is_noticed(path: Path, file: MetricFile, damage: Callable[[Path]
 def test_publishing_and_storing_is_no_damage(path: Path, file: MetricFile) -> None:
     slot = file.slot("key")
     path.rename(path.with_suffix(".published"))
-    file.store(slot, 2.0, 1.0)
+    file.store([slot], [2.0], [1.0])
 
     assert not file.damaged()
 
@@ -187,7 +187,7 @@ def test_a_concurrent_reader_never_sees_half_a_number(path: Path, file: MetricFi
     one, other = (struct.unpack("d", bytes([byte] * 8))[0] for byte in (0x11, 0x66))
     file.slot("x")  # so that the number is not at the start of a cache line
     slot = file.slot("key")
-    file.store(slot, one, one)
+    file.store([slot], [one], [one])
     ready, say_ready = os.pipe()
     reader = os.fork()
     if reader == 0:
@@ -200,17 +200,17 @@ def test_a_concurrent_reader_never_sees_half_a_number(path: Path, file: MetricFi
     assert os.read(ready, 1) == b"r"
     os.close(ready)
     for _ in range(400_000):
-        file.store(slot, one, one)
-        file.store(slot, other, other)
-    file.store(slot, float("nan"), 0.0)
+        file.store([slot], [one], [one])
+        file.store([slot], [other], [other])
+    file.store([slot], [float("nan")], [0.0])
 
     assert os.waitstatus_to_exitcode(os.waitpid(reader, 0)[1]) == 0
 
 
-def _read_until_nan(path: Path, slot: int, allowed: tuple[float, float], say_ready: int) -> int:
+def _read_until_nan(path: Path, slot: Place, allowed: tuple[float, float], say_ready: int) -> int:
     """In the reader: return 0 if all is well, 1 for a torn value, 2 if the writer never ends."""
     with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        numbers, index = memoryview(mapped).cast("d"), slot // 8
+        numbers, index = memoryview(mapped).cast("d"), slot.start // 8
         os.write(say_ready, b"r")
         try:
             for _ in range(200_000_000):
@@ -225,12 +225,12 @@ def _read_until_nan(path: Path, slot: int, allowed: tuple[float, float], say_rea
 def test_a_writer_killed_at_any_moment_leaves_a_pair_that_belongs_together(path: Path, file: MetricFile) -> None:
     slot = file.slot("key")
     for killed in range(1, 40):
-        file.store(slot, 0.0, 0.0)
+        file.store([slot], [0.0], [0.0])
         writer = os.fork()
         if writer == 0:
             try:
                 for number in range(100_000_000):
-                    file.store(slot, number, number)
+                    file.store([slot], [number], [number])
             finally:
                 os._exit(1)
         deadline = time.monotonic() + 60
