@@ -138,7 +138,7 @@ def _attach(assignment: Assignment, channel: socket.socket, pidfd: int, maps: Se
     files = [open_probed(pid, file) for file in image.files]
     with uninterrupted():
         links = attach(programs, image.probes, files, pid, uprobe_multi=assignment.uprobe_multi)
-    if select.select([pidfd], [], [], 0)[0]:
+    if _has_exited(pidfd):
         # Whoever has this number now is not who was looked at.
         raise AttachError(Reason.TARGET_CHANGED, f"process {pid} exited while it was attached")
     for descriptor in files:
@@ -147,6 +147,12 @@ def _attach(assignment: Assignment, channel: socket.socket, pidfd: int, maps: Se
         end = start + MAX_DESCRIPTORS
         send(channel, Linked(more=end < len(links)), links[start:end])
     return list(programs.values())
+
+
+def _has_exited(pidfd: int) -> bool:
+    poll = select.poll()  # select(2) takes no descriptor above 1023, and the supervisor has thousands
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _serve(assignment: Assignment, channel: socket.socket, sources: _Sources, functions: Mapping[str, int]) -> None:

@@ -1,7 +1,9 @@
 """A worker counts the events of a real target, and whoever follows it goes on."""
 
+import fcntl
 import json
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -175,7 +177,12 @@ StartWorker = Callable[..., Worker]
 def start_worker(image: Image, target: Target, tmp_path: Path) -> Iterator[StartWorker]:
     """Return what starts a worker for the target, to succeed another one if one is given."""
     with ExitStack() as stack:
-        pidfd = os.pidfd_open(target.pid)
+        opened = os.pidfd_open(target.pid)
+        stack.callback(os.close, opened)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+        pidfd = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, 2000)  # as where there are many targets
         stack.callback(os.close, pidfd)
         started: list[Worker] = []
 
