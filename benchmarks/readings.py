@@ -13,17 +13,21 @@ TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A process's resident memory in kB: `uss` is what only it has (Private_Clean + Private_Dirty), `rss` all of it."""
+    """A process's resident memory in kB: `uss` is what only it has (Private_Clean + Private_Dirty), `rss` all of it.
+
+    `pss` has of what is shared the process's part.
+    """
 
     uss: int
     rss: int
+    pss: int
 
 
 def memory(pid: int) -> Memory:
     """Return what /proc/PID/smaps_rollup says."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     kilobytes = {name: int(number) for name, number in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)}
-    return Memory(kilobytes["Private_Clean"] + kilobytes["Private_Dirty"], kilobytes["Rss"])
+    return Memory(kilobytes["Private_Clean"] + kilobytes["Private_Dirty"], kilobytes["Rss"], kilobytes["Pss"])
 
 
 def cpu_seconds(pid: int) -> float:
