@@ -5,7 +5,8 @@ import sys
 from collections.abc import Collection, Sequence
 
 from ebpf_userspace_exporter.worker.bpf.events import EventBuffer, open_event_buffers
-from ebpf_userspace_exporter.worker.bpf.maps import EVENT_KINDS, Rows, read_map
+from ebpf_userspace_exporter.worker.bpf.maps import EVENT_KINDS, Rows
+from ebpf_userspace_exporter.worker.bpf.reading import MapReader
 from ebpf_userspace_exporter.worker.bpf.stacks import read_stack
 from ebpf_userspace_exporter.worker.bpf.usage import MapUsage, map_usage
 from ebpf_userspace_exporter.worker.build.lost_events import is_lost_table, lost_table
@@ -20,16 +21,17 @@ class Tables:
 
     def __init__(self, shapes: Sequence[MapShape], descriptors: Sequence[int], wanted: Collection[str]) -> None:
         self._maps = {shape.name: (map_fd, shape) for shape, map_fd in zip(shapes, descriptors, strict=True)}
+        self._readers: dict[str, MapReader] = {}
         self._entries: dict[str, int] = {}
+        self._usage: dict[str, MapUsage] = {}
         self.event_tables = frozenset(
             name for name, (_, shape) in self._maps.items() if shape.kind in EVENT_KINDS and name in wanted
         )
         """The tables of events."""
 
     def read(self, table: str) -> Rows:
-        """Return all rows of a table, as `read_map` does."""
-        map_fd, shape = self._maps[table]
-        rows = read_map(map_fd, shape)
+        """Return all rows of a table, as `MapReader.read` does."""
+        rows = self._reader(table).read()
         self._entries[table] = len(rows.keys)
         return rows
 
@@ -56,11 +58,16 @@ class Tables:
     def usage(self) -> dict[str, MapUsage]:
         """Return the usage of the program's own maps; a table that was just read is not counted again."""
         entries, self._entries = self._entries, {}
-        return {
-            name: map_usage(map_fd, shape, entries.get(name))
-            for name, (map_fd, shape) in self._maps.items()
-            if not is_lost_table(name)
-        }
+        for name, (map_fd, shape) in self._maps.items():
+            if not is_lost_table(name):
+                self._usage[name] = map_usage(map_fd, shape, entries.get(name), self._usage.get(name))
+        return dict(self._usage)
+
+    def _reader(self, table: str) -> MapReader:
+        reader = self._readers.get(table)
+        if reader is None:
+            reader = self._readers[table] = MapReader(*self._maps[table])
+        return reader
 
     def _lost(self, table: str) -> int:
-        return int.from_bytes(read_map(*self._maps[lost_table(table)]).leaves, sys.byteorder)
+        return int.from_bytes(self._reader(lost_table(table)).read().leaves, sys.byteorder)

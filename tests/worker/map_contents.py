@@ -22,6 +22,11 @@ def no_stack(table: str, stack_id: int) -> tuple[int, ...]:
 SURROUNDINGS = Surroundings(pid=7, symbols=Nameless(), read_stack=no_stack)
 
 
+def shape_of(kind: MapKind, *, max_entries: int = 64, leaf_bytes: int = 8, key_bytes: int = 4) -> MapShape:
+    """Return a shape with nothing special about it."""
+    return MapShape("rows", kind, key_bytes, leaf_bytes, max_entries, flags=0, built_fd=3)
+
+
 def rows_of(numbers: Mapping[bytes, int]) -> Rows:
     """Return the rows of a hash of unsigned 64-bit numbers."""
     leaves = {key: struct.pack("=Q", number) for key, number in numbers.items()}

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from ebpf_userspace_exporter.worker.bpf.links import attach
-from ebpf_userspace_exporter.worker.bpf.maps import MapKind, create_map, read_map
+from ebpf_userspace_exporter.worker.bpf.maps import MapKind, create_map
 from ebpf_userspace_exporter.worker.bpf.programs import load_program
+from ebpf_userspace_exporter.worker.bpf.reading import read_map
 from ebpf_userspace_exporter.worker.bpf.values import numbers_by_key
 from ebpf_userspace_exporter.worker.image import Function, MapShape, Probe
 from ebpf_userspace_exporter.worker.kernel import set_parent_death_signal

@@ -82,9 +82,19 @@ class ObjectInfo(ctypes.Structure):
 
 
 class ProgramInfo(ctypes.Structure):
-    """The start of struct bpf_prog_info."""
+    """The start of struct bpf_prog_info; without room for them the kernel copies neither code nor tables."""
 
-    _fields_ = (("type", _u32), ("id", _u32), ("tag", ctypes.c_uint8 * 8))
+    _fields_ = (
+        ("type", _u32), ("id", _u32), ("tag", ctypes.c_uint8 * 8), ("jited_prog_len", _u32),
+        ("xlated_prog_len", _u32), ("jited_prog_insns", _u64), ("xlated_prog_insns", _u64), ("load_time", _u64),
+        ("created_by_uid", _u32), ("nr_map_ids", _u32), ("map_ids", _u64), ("name", ctypes.c_char * 16),
+        ("ifindex", _u32), ("gpl_compatible", _u32), ("netns_dev", _u64), ("netns_ino", _u64),
+        ("nr_jited_ksyms", _u32), ("nr_jited_func_lens", _u32), ("jited_ksyms", _u64), ("jited_func_lens", _u64),
+        ("btf_id", _u32), ("func_info_rec_size", _u32), ("func_info", _u64), ("nr_func_info", _u32),
+        ("nr_line_info", _u32), ("line_info", _u64), ("jited_line_info", _u64), ("nr_jited_line_info", _u32),
+        ("line_info_rec_size", _u32), ("jited_line_info_rec_size", _u32), ("nr_prog_tags", _u32),
+        ("prog_tags", _u64), ("run_time_ns", _u64), ("run_cnt", _u64),
+    )  # fmt: skip
 
 
 class UprobeMultiLink(ctypes.Structure):

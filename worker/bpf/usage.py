@@ -2,12 +2,12 @@
 
 import ctypes
 import errno
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ebpf_userspace_exporter.worker.bpf.errors import ENOTSUPP
 from ebpf_userspace_exporter.worker.bpf.maps import MapKind, leaf_copies, leaf_stride
-from ebpf_userspace_exporter.worker.bpf.syscalls import Command, MapBatch, bpf
+from ebpf_userspace_exporter.worker.bpf.syscalls import Command, MapBatch, ObjectInfo, ProgramInfo, bpf
 from ebpf_userspace_exporter.worker.image import MapShape
 
 # Of an array every row is always there.
@@ -19,6 +19,7 @@ _COUNTED_KINDS = frozenset(
         MapKind.LRU_PERCPU_HASH,
     }
 )
+_NO_PREALLOC = 1  # BPF_F_NO_PREALLOC: memory is taken as keys come
 _BATCH_BYTES = 64 << 10
 _NO_BATCH = frozenset({errno.EINVAL, errno.EOPNOTSUPP, ENOTSUPP})
 
@@ -40,20 +41,27 @@ class FunctionUsage:
     seconds: float
 
 
-def map_usage(map_fd: int, shape: MapShape, entries: int | None = None) -> MapUsage:
-    """Return a map's usage; `entries`, where they are known, spare counting a hash's."""
+def map_usage(map_fd: int, shape: MapShape, entries: int | None = None, known: MapUsage | None = None) -> MapUsage:
+    """Return a map's usage; `entries`, where they are known, spare counting a hash's, and `known` what stays the same.
+
+    `known` is what was said of this map before: most maps have all their memory from the start.
+    """
+    if entries is None or shape.kind not in _COUNTED_KINDS:
+        entries = count_entries(map_fd, shape)
+    if known is not None and not shape.flags & _NO_PREALLOC:
+        return known if known.entries == entries else replace(known, entries=entries)
     fields = _describe(map_fd)
-    return MapUsage(
-        entries=count_entries(map_fd, shape) if entries is None or shape.kind not in _COUNTED_KINDS else entries,
-        max_entries=int(fields["max_entries"]),
-        memory_bytes=int(fields["memlock"]),
-    )
+    return MapUsage(entries, int(fields["max_entries"]), int(fields["memlock"]))
 
 
 def function_usage(program_fd: int) -> FunctionUsage:
     """Return a loaded program's usage; none where kernel.bpf_stats_enabled is 0, and before Linux 5.1."""
-    fields = _describe(program_fd)
-    return FunctionUsage(int(fields.get("run_cnt", 0)), int(fields.get("run_time_ns", 0)) / 1e9)
+    found = ProgramInfo()
+    bpf(
+        Command.OBJ_GET_INFO_BY_FD,
+        ObjectInfo(bpf_fd=program_fd, info_len=ctypes.sizeof(found), info=ctypes.addressof(found)),
+    )
+    return FunctionUsage(found.run_cnt, found.run_time_ns / 1e9)
 
 
 def count_entries(map_fd: int, shape: MapShape) -> int | None:

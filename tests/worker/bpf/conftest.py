@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ebpf_userspace_exporter.worker.bpf.maps import MapKind, create_map, read_map
+from ebpf_userspace_exporter.worker.bpf.maps import MapKind, create_map
 from ebpf_userspace_exporter.worker.bpf.programs import load_program
+from ebpf_userspace_exporter.worker.bpf.reading import read_map
 from ebpf_userspace_exporter.worker.bpf.syscalls import Command, MapElement, bpf
 from ebpf_userspace_exporter.worker.bpf.values import numbers_by_key
 from ebpf_userspace_exporter.worker.image import Function, MapShape

@@ -13,7 +13,8 @@ import pytest
 from ebpf_userspace_exporter.config.model import Combine, Counter, Decoder, Gauge, Label, Metrics, Program, ValueType
 from ebpf_userspace_exporter.config.names import PREFIX
 from ebpf_userspace_exporter.config.selector import Selector
-from ebpf_userspace_exporter.worker.bpf.maps import MapKind, possible_cpus, read_map
+from ebpf_userspace_exporter.worker.bpf.maps import MapKind, possible_cpus
+from ebpf_userspace_exporter.worker.bpf.reading import read_map
 from ebpf_userspace_exporter.worker.bpf.syscalls import Command, MapElement, bpf
 from ebpf_userspace_exporter.worker.collect import Collector
 from ebpf_userspace_exporter.worker.file_names import kinds_of, metric_file_name, publish

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from ebpf_userspace_exporter.config.model import ValueType
-from ebpf_userspace_exporter.worker.bpf.maps import MapKind, possible_cpus, read_map
+from ebpf_userspace_exporter.worker.bpf.maps import MapKind, Rows, possible_cpus
+from ebpf_userspace_exporter.worker.bpf.reading import read_by_key, read_map
 from ebpf_userspace_exporter.worker.bpf.values import NoValueError, ValueReader, numbers_by_key, value_type_at
 from ebpf_userspace_exporter.worker.image import MapShape
 from tests.worker.map_contents import per_cpu_leaves, per_cpu_rows, rows_of, rows_with_leaves
@@ -58,12 +59,12 @@ def c_struct(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[bytes], dic
 
 
 @pytest.mark.bpf
-@pytest.mark.parametrize("batch", [True, False], ids=["batch", "key by key"])
+@pytest.mark.parametrize("read", [read_map, read_by_key], ids=["whole", "key by key"])
 @pytest.mark.parametrize("kind", [MapKind.HASH, MapKind.ARRAY, MapKind.PERCPU_HASH, MapKind.PERCPU_ARRAY])
 def test_every_type_is_read_at_its_place_in_a_c_struct(
     *,
     kind: MapKind,
-    batch: bool,
+    read: Callable[[int, MapShape], Rows],
     c_struct: tuple[list[bytes], dict[ValueType, int]],
     create: CreateMap,
     update_map: Update,
@@ -77,7 +78,7 @@ def test_every_type_is_read_at_its_place_in_a_c_struct(
             whole = leaf.ljust((len(leaf) + 7) // 8 * 8, b"\0").ljust((len(leaf) + 7) // 8 * 8 * possible_cpus(), b"\0")
         update_map(map_fd, struct.pack("=I", number), whole)
 
-    rows = read_map(map_fd, shape, batch=batch)
+    rows = read(map_fd, shape)
 
     order = [struct.unpack("=I", key)[0] for key in rows.keys]
     found = {

@@ -13,8 +13,9 @@ import pytest
 
 from ebpf_userspace_exporter.config.model import Program
 from ebpf_userspace_exporter.worker.bpf.links import attach
-from ebpf_userspace_exporter.worker.bpf.maps import create_map, read_map
+from ebpf_userspace_exporter.worker.bpf.maps import create_map
 from ebpf_userspace_exporter.worker.bpf.programs import load_program
+from ebpf_userspace_exporter.worker.bpf.reading import read_map
 from ebpf_userspace_exporter.worker.build.process import read_warnings
 from ebpf_userspace_exporter.worker.image import Image
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ebpf_userspace_exporter.config.model import Decoder, Label
-from ebpf_userspace_exporter.worker.bpf.maps import MapKind, create_map, read_map
+from ebpf_userspace_exporter.worker.bpf.maps import MapKind, create_map
+from ebpf_userspace_exporter.worker.bpf.reading import read_map
 from ebpf_userspace_exporter.worker.bpf.syscalls import Command, MapElement, bpf
 from ebpf_userspace_exporter.worker.decoders import DECODERS, label_decoder
 from ebpf_userspace_exporter.worker.decoders.surroundings import Surroundings

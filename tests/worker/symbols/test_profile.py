@@ -13,8 +13,9 @@ import pytest
 from ebpf_userspace_exporter.config.model import Program
 from ebpf_userspace_exporter.config.selector import Selector
 from ebpf_userspace_exporter.worker.bpf.links import attach
-from ebpf_userspace_exporter.worker.bpf.maps import create_map, read_map
+from ebpf_userspace_exporter.worker.bpf.maps import create_map
 from ebpf_userspace_exporter.worker.bpf.programs import load_program
+from ebpf_userspace_exporter.worker.bpf.reading import read_map
 from ebpf_userspace_exporter.worker.bpf.stacks import read_stack
 from ebpf_userspace_exporter.worker.build.headers import find_headers
 from ebpf_userspace_exporter.worker.build.process import MAX_RESULT_BYTES, BuildRequest, read_result
