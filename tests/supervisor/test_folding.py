@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import struct
 import threading
 import time
@@ -284,10 +285,14 @@ def test_a_file_that_cannot_be_read_costs_itself_alone(scene: Scene) -> None:
     assert scene.files() == ["folded.db"]
 
 
-def test_a_child_that_is_killed_costs_nothing_and_another_is_tried_later(scene: Scene) -> None:
+def test_a_child_that_is_killed_costs_nothing_and_another_is_tried_later(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scene.write(1, {counter("0"): 5.0})
     scene.folding.retire(Slot("gc", 1), 1)
-    scene.folding.advance(100.0)
+    with monkeypatch.context() as slow:
+        slow.setattr("ebpf_userspace_exporter.supervisor.folding.fold", lambda *_, **__: signal.pause())
+        scene.folding.advance(100.0)
     scene.folding.kill()
     pid, status = os.waitpid(-1, 0)
     assert scene.folding.on_exit(pid, os.waitstatus_to_exitcode(status), 100.0)

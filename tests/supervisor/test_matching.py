@@ -90,6 +90,14 @@ def zombie() -> Iterator[int]:
         yield started.pid
 
 
+@pytest.fixture
+def other_pid() -> Iterator[int]:
+    """A process beside us that may be looked at; our parent may be one that nobody may."""
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE) as started:
+        yield started.pid
+        started.communicate()
+
+
 def living_process(pid: int) -> Process:
     found = read_process(pid)
     assert found is not None
@@ -178,19 +186,18 @@ def test_exclusion_is_not_asked_about_processes_that_nobody_wants() -> None:
 # What is over max_targets
 
 
-def test_program_has_no_more_targets_than_it_may() -> None:
-    first, second = (each.pid for each in (living_process(ME), living_process(os.getppid())))
-    processes = process(first, age=10), process(second, age=20)
+def test_program_has_no_more_targets_than_it_may(other_pid: int) -> None:
+    processes = process(ME, age=10), process(other_pid, age=20)
     programs = program("a", most=1), program("b", most=2)
 
     found = look(*processes, programs=programs)
 
-    assert set(found.targets) == {Slot("a", second), Slot("b", first), Slot("b", second)}
+    assert set(found.targets) == {Slot("a", other_pid), Slot("b", ME), Slot("b", other_pid)}
     assert found.left_out == {"a": 1}
 
 
-def test_known_target_stays_though_older_processes_match() -> None:
-    processes = process(ME, age=10), process(os.getppid(), age=20)
+def test_known_target_stays_though_older_processes_match(other_pid: int) -> None:
+    processes = process(ME, age=10), process(other_pid, age=20)
 
     found = looking(program(most=1)).after(0, *processes, known=frozenset({Slot("malloc", ME)}))
 
@@ -468,8 +475,8 @@ def test_reload_takes_effect_at_once() -> None:
     assert watched.slots(0, process(ME)) == set()
 
 
-def test_two_targets_may_have_the_same_labels() -> None:
-    found = look(process(ME), process(os.getppid()), programs=(program(labels={"app": "{comm}"}),))
+def test_two_targets_may_have_the_same_labels(other_pid: int) -> None:
+    found = look(process(ME), process(other_pid), programs=(program(labels={"app": "{comm}"}),))
 
     assert [target.labels for target in found.targets.values()] == [(("app", "redis-server"),)] * 2
 
@@ -480,7 +487,7 @@ def test_all_real_processes_are_looked_at_without_an_error() -> None:
         "any": [{"listens_on": "1-65535"}, {"library": "*"}, {"environ": {"PATH": ""}}, {"not": {"exe": "*"}}]
     }
     labels = {"a": "{exe}{user}{cgroup}{systemd_unit}{container_id}{environ.PATH}"}
-    matcher = Matcher(definitions([program(labels=labels, most=1000, **every)]), rescan_seconds=RESCAN_SECONDS)
+    matcher = Matcher(definitions([program(labels=labels, most=100_000, **every)]), rescan_seconds=RESCAN_SECONDS)
     table = process_table()
 
     with living() as target:

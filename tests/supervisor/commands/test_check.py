@@ -362,7 +362,10 @@ def endless(config: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """A check whose compiler takes for ever, or would."""
     write(config, program(code='#include "/proc/self/fd/0"\n' + GOOD))
     arguments = [sys.executable, "-m", "ebpf_userspace_exporter", "check", str(config), "--binary", PYTHON]
+    # Where we were started in the background it is ignored, and would be by what we start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(arguments, cwd="/", stdin=subprocess.PIPE, stdout=-1, stderr=-1) as process:
+        signal.signal(signal.SIGINT, before)
         yield process
         process.kill()
 
