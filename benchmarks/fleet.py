@@ -14,7 +14,8 @@ from pathlib import Path
 
 from tests.product.exporter import EXAMPLES, Exporter, comm, free_port, start, until
 
-CONFIG = EXAMPLES / "gunicorn-gc/config.yaml"
+CONFIG = Path(__file__).with_name("gc_total.yaml")
+_APP_FOLDER = EXAMPLES / "gunicorn-gc"
 _START_SECONDS = 120.0
 _STOP_SECONDS = 30.0
 
@@ -28,7 +29,7 @@ class Fleet:
 
     @property
     def config(self) -> str:
-        """The example's config, for these processes alone."""
+        """A config that counts their collections, and nobody else's."""
         return CONFIG.read_text().replace("binary_name: gunicorn", f"binary_name: {self.name}")
 
 
@@ -54,7 +55,7 @@ def gunicorn_fleet(workers: int) -> Iterator[Fleet]:
         shutil.copy("/usr/bin/python3", python)
         arguments = [f"--workers={workers}", f"--bind=127.0.0.1:{free_port()}", "--worker-tmp-dir=/dev/shm"]
         master = subprocess.Popen(
-            [python, "/usr/bin/gunicorn", f"--pythonpath={CONFIG.parent}", *arguments, "app:app"],
+            [python, "/usr/bin/gunicorn", f"--pythonpath={_APP_FOLDER}", *arguments, "app:app"],
             cwd="/",
             env={**os.environ, "PYTHONHOME": "/usr"},  # the copy would look for its library beside itself
             stdout=subprocess.DEVNULL,

@@ -36,7 +36,7 @@ REQUESTS = 200
 DEFAULT_PORT = 8080
 
 GC_TOTAL = re.compile(rb'^userspace_exporter_gc_total\{gen="(\d)",pid="(?P<pid>\d+)"\} (\S+)$', re.MULTILINE)
-ENABLED = re.compile(rb'^userspace_exporter_enabled_programs\{name="gc_total",pid="(\d+)"\} 1', re.MULTILINE)
+ENABLED = re.compile(rb'^userspace_exporter_enabled_programs\{name="gc",pid="(\d+)"\} 1', re.MULTILINE)
 
 Collections = dict[int, tuple[int, int, int]]
 """By worker's pid: how many collections of generation 0, 1 and 2."""

@@ -95,6 +95,14 @@ programs:
 """
 
 
+@dataclass(frozen=True, slots=True)
+class GcStats:
+    """What a worker of the example app says of its collector, by generation."""
+
+    collections: list[int]
+    pause_seconds: list[float]
+
+
 @dataclass(slots=True)
 class Gunicorn:
     """Debian's gunicorn with the example app; `workers` are its workers' pids."""
@@ -108,14 +116,14 @@ class Gunicorn:
             content: bytes = answer.read()
         return content
 
-    def stats(self) -> dict[int, list[int]]:
-        """Ask until every worker has answered; return collections by generation for each pid."""
-        seen: dict[int, list[int]] = {}
+    def stats(self) -> dict[int, GcStats]:
+        """Ask until every worker has answered; return what each says of itself by its pid."""
+        seen: dict[int, GcStats] = {}
         deadline = time.monotonic() + 60
         while len(seen) < len(self.workers):
             assert time.monotonic() < deadline, f"only {sorted(seen)} answered"
             answer = json.loads(self.get("/stats"))
-            seen[answer["pid"]] = answer["collections"]
+            seen[answer["pid"]] = GcStats(answer["collections"], answer["pause_seconds"])
         return seen
 
 

@@ -134,12 +134,13 @@ def test_workers_of_gunicorn_are_counted_without_their_master() -> None:
             app.get("/")
         after, samples = app.stats(), running.scrape()
 
-        assert all(after[pid][0] > before[pid][0] for pid in app.workers)
+        assert all(after[pid].collections[0] > before[pid].collections[0] for pid in app.workers)
         for pid in app.workers:
             for generation in range(3):
                 key = series("gc_total", gen=generation, pid=pid)
                 counted_since = samples.get(key, 0) - counted_before.get(key, 0)
-                assert counted_since == after[pid][generation] - before[pid][generation], (pid, generation)
+                own = after[pid].collections[generation] - before[pid].collections[generation]
+                assert counted_since == own, (pid, generation)
         assert series_of(running, app.process.pid) == []
         assert f"pid={app.process.pid} " not in running.log
 
