@@ -15,11 +15,3 @@ def test_example_is_accepted_without_a_warning(path: Path) -> None:
 
     assert loaded.config.programs
     assert loaded.warnings == ()
-
-
-def test_malloc_example_has_the_33_buckets_of_its_map() -> None:
-    (program,) = load_config(EXAMPLES / "redis/config.yaml", trusted=False).config.programs
-    (histogram,) = program.metrics.histograms
-
-    assert (histogram.bucket_min, histogram.bucket_max) == (0, 31)
-    assert f"#define LAST_SLOT {histogram.bucket_max}" in program.code
