@@ -65,21 +65,26 @@ def spread(numbers: Sequence[float], digits: int) -> list[str]:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows below their columns, the first to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    """Print rows below their columns as a table of Markdown, the first to the left, numbers to the right."""
+    widths = [max(3, *map(len, column)) for column in zip(columns, *rows, strict=True)]
+    rule = ["-" * width if place == 0 else "-" * (width - 1) + ":" for place, width in enumerate(widths)]
     print(f"\n{title}\n")
-    for row in (columns, ["-" * width for width in widths], *rows):
+    for row in (columns, rule, *rows):
         first, *others = (
             cell.ljust(width) if place == 0 else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        print("  ".join([first, *others]))
+        print(f"| {' | '.join([first, *others])} |")
+    print()
 
 
 def print_conditions() -> None:
-    """Say on what was measured; a load above 0 before anything runs is other people's."""
+    """Say when and on what was measured; a load above 0 before anything runs is other people's."""
     system, loads = os.uname(), ", ".join(f"{load:.1f}" for load in os.getloadavg())
-    print(f"Linux {system.release} {system.machine}, {os.cpu_count()} cores; load before: {loads}")
+    model = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)  # x86 has it
+    machine = f"{os.cpu_count()} cores of {model[1]}" if model else f"{os.cpu_count()} cores"
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    print(f"{today}, Linux {system.release} {system.machine}, {machine}; load before: {loads}")
 
 
 def _ticks(pid: int, user: int) -> int:
