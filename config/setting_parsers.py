@@ -14,7 +14,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["logfmt", "json"]
 
 _METRICS_PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
-_OWN_PATHS = frozenset({"/-/healthy", "/-/ready"})
+_OWN_PATHS = frozenset({"/-/healthy", "/-/ready", "/status.css", "/status.js"})
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}\$?")
 
 
@@ -58,6 +58,13 @@ def _user(text: str) -> str:
     return text
 
 
+def _boolean(text: str) -> bool:
+    try:
+        return {"true": True, "false": False}[text.lower()]
+    except KeyError:
+        raise ValueError from None
+
+
 def _choice(choices: tuple[str, ...], default: str) -> Setting:
     def parse(text: str) -> str:
         word = text.lower()
@@ -70,6 +77,7 @@ def _choice(choices: tuple[str, ...], default: str) -> Setting:
 
 SETTINGS: Mapping[str, Setting] = {
     "probe-config": Setting(_file, "expected a file"),
+    "reload-on-change": Setting(_boolean, "expected true or false", "false"),
     "listen-address": Setting(parse_address, "expected HOST:PORT", "0.0.0.0:8080"),
     "metrics-path": Setting(_metrics_path, "expected a path that starts with /", "/metrics"),
     "state-dir": Setting(_absolute_path, "expected a folder", "/run/ebpf-userspace-exporter"),

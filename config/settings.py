@@ -26,6 +26,7 @@ class Settings:
     """How to run; durations are seconds. `kernel_headers` and `web_user` are None where they are to be found out."""
 
     probe_config: Path
+    reload_on_change: bool
     config: Path | None
     listen: ListenAddress
     metrics_path: str

@@ -53,6 +53,9 @@ def _setting(name: str, help: str, metavar: str, short: str | None = None) -> Ca
     'eval "$(_EBPF_USERSPACE_EXPORTER_COMPLETE=bash_source ebpf-userspace-exporter)"',
 )
 @_setting("probe-config", "The programs: their probes, code and metrics, in YAML. SIGHUP reads it again.", "FILE", "-c")
+@click.option(
+    "--reload-on-change", flag_value="true", default=None, help="Read the probe config again when it changes."
+)
 @_setting(
     "listen-address",
     "Where to serve HTTP. An empty host, 0.0.0.0 or [::] means all addresses, IPv4 and IPv6.",
@@ -207,6 +210,7 @@ def _run(flags: dict[str, str | None]) -> int:
     from ebpf_userspace_exporter.config.errors import ConfigError
     from ebpf_userspace_exporter.config.load import load_config
     from ebpf_userspace_exporter.config.settings import load_settings, unknown_variables
+    from ebpf_userspace_exporter.supervisor.config_watch import ConfigWatch
     from ebpf_userspace_exporter.supervisor.log import configure
 
     is_root = os.geteuid() == 0
@@ -221,6 +225,7 @@ def _run(flags: dict[str, str | None]) -> int:
     logger = structlog.get_logger()
     for warning in unknown:
         logger.warning("environment", warning=warning)
+    config_watch = ConfigWatch(settings.probe_config, is_wanted=settings.reload_on_change)  # before it is read
     try:
         loaded = load_config(settings.probe_config, trusted=is_root)
     except ConfigError as error:
@@ -230,4 +235,4 @@ def _run(flags: dict[str, str | None]) -> int:
         logger.warning("config", warning=warning)
     from ebpf_userspace_exporter.supervisor.run import run
 
-    return run(settings, loaded)
+    return run(settings, loaded, config_watch)

@@ -15,6 +15,7 @@ from ebpf_userspace_exporter.config.load import Loaded, load_config
 from ebpf_userspace_exporter.config.settings import Settings
 from ebpf_userspace_exporter.supervisor import children
 from ebpf_userspace_exporter.supervisor.builds import Builds
+from ebpf_userspace_exporter.supervisor.config_watch import ConfigWatch
 from ebpf_userspace_exporter.supervisor.control import Client, ControlSocket
 from ebpf_userspace_exporter.supervisor.entry import Entry, Phase
 from ebpf_userspace_exporter.supervisor.forking import WorkerSettings
@@ -47,6 +48,7 @@ class Foundations:
 
     settings: Settings
     loaded: Loaded
+    config_watch: ConfigWatch
     state_dir: StateDir
     web_user: WebUser
     builds: Builds
@@ -102,6 +104,7 @@ class Supervisor:
             on_ready=lambda: ready_line(ready=self._is_ready),
             on_status=self._status_line,
         )
+        self._config_watch = foundations.config_watch
         self._web = WebServer(settings.listen, settings.metrics_path, state_dir.path, user)
         self._reconcile_at = 0.0
         self._is_ready = False
@@ -122,6 +125,7 @@ class Supervisor:
         due = min(
             0.0 if self._workers.has_changed else inf,
             self._lookout.next_deadline(),
+            self._config_watch.next_deadline(),
             self._reconcile_at,
             self._refresher.next_deadline(),
             self._control.next_deadline(),
@@ -136,6 +140,8 @@ class Supervisor:
             key.data(now)
         for number in self._signals.read():
             self._on_signal(number, now)
+        if self._config_watch.has_changed(now):
+            self._reload()
         return now
 
     def _observe(self, now: float) -> None:
@@ -211,6 +217,7 @@ class Supervisor:
     def _reload(self) -> None:
         """Take the probe config again; a broken one changes nothing."""
         notify(*reloading())
+        self._config_watch.take()
         path = self._foundations.settings.probe_config
         try:
             loaded = load_config(path, trusted=self._foundations.trusted)

@@ -11,6 +11,7 @@ import structlog
 from ebpf_userspace_exporter.config.load import Loaded
 from ebpf_userspace_exporter.config.settings import Settings
 from ebpf_userspace_exporter.supervisor.builds import Builds
+from ebpf_userspace_exporter.supervisor.config_watch import ConfigWatch
 from ebpf_userspace_exporter.supervisor.descriptors import raise_limit
 from ebpf_userspace_exporter.supervisor.loop import Foundations, Supervisor
 from ebpf_userspace_exporter.supervisor.signals import STOPPING
@@ -31,7 +32,7 @@ class CannotAttachError(Exception):
     """Neither way of attaching works here."""
 
 
-def run(settings: Settings, loaded: Loaded) -> int:
+def run(settings: Settings, loaded: Loaded, config_watch: ConfigWatch) -> int:
     """Run the exporter until it is told to stop; return the exit code of the process."""
     raise_limit()
     # Until the loop can see to what there is to clean up, a stop waits; nor may it hit the self-test's links.
@@ -53,7 +54,7 @@ def run(settings: Settings, loaded: Loaded) -> int:
         logger.warning("kernel headers", warning=headers.warning)
     builds = Builds(state_dir.scratch("build"), headers.path)
     foundations = Foundations(
-        settings, loaded, state_dir, user, builds, uprobe_multi=uprobe_multi, trusted=os.geteuid() == 0
+        settings, loaded, config_watch, state_dir, user, builds, uprobe_multi=uprobe_multi, trusted=os.geteuid() == 0
     )
     _rehearse(loaded, state_dir)
     # What exists now lives as long as we do: out of the collector's sight it stays unwritten, hence shared, in every

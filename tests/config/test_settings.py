@@ -27,6 +27,7 @@ def refusal(flags: dict[str, str | None] | None = None, environment: dict[str, s
 def test_every_default_is_valid() -> None:
     assert load() == Settings(
         probe_config=Path("p.yaml"),
+        reload_on_change=False,
         config=None,
         listen=ListenAddress("", 8080),
         metrics_path="/metrics",
@@ -68,6 +69,7 @@ def test_every_setting_may_come_from_the_file(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text(
         "probe-config: other.yaml\n"
+        "reload-on-change: true\n"
         "listen-address: :9000\n"
         "metrics-path: /\n"
         "state-dir: /tmp/state\n"
@@ -83,6 +85,7 @@ def test_every_setting_may_come_from_the_file(tmp_path: Path) -> None:
 
     assert settings == Settings(
         probe_config=Path("other.yaml"),
+        reload_on_change=True,
         config=file,
         listen=ListenAddress("", 9000),
         metrics_path="/",

@@ -264,6 +264,24 @@ def test_a_program_that_does_not_compile_any_more_goes_on_as_it_was(running: Exp
     assert set(running.children("exporter-worker")) == workers
 
 
+def test_a_config_that_changes_is_read_again_by_who_was_told_to_watch_it(running: Exporter, target: Target) -> None:
+    """As the folder of a ConfigMap changes: a link in the path is replaced."""
+    changed = config(events_program("second"))
+    with exporter(config(events_program("first")), "--reload-on-change") as watching:
+        watching.wait_attached("first", target.pid)
+        (watching.folder / "..new").mkdir()
+        (watching.folder / "..new/programs.yaml").write_text(changed)
+        (watching.folder / "..data").symlink_to("..new")
+        (watching.folder / "link").symlink_to("..data/programs.yaml")
+        (watching.folder / "link").rename(watching.config)
+        running.config.write_text(changed)
+
+        watching.wait_attached("second", target.pid)
+        assert {dict(labels)["name"] for labels in watching.values("enabled_programs")} == {"second"}
+        assert watching.log.count("config reloaded") == 1
+    assert {dict(labels)["name"] for labels in running.values("enabled_programs")} == {"events", "kept", "removed"}
+
+
 def test_a_config_that_is_gone_changes_nothing(running: Exporter, target: Target) -> None:
     workers = set(running.children("exporter-worker"))
     before = outcomes(running)
