@@ -22,7 +22,7 @@ from ebpf_userspace_exporter.supervisor.forking import WorkerSettings
 from ebpf_userspace_exporter.supervisor.healing import Healer
 from ebpf_userspace_exporter.supervisor.lookout import Lookout
 from ebpf_userspace_exporter.supervisor.matching import Definition, definitions
-from ebpf_userspace_exporter.supervisor.notify import notify, reloading
+from ebpf_userspace_exporter.supervisor.notify import Watchdog, notify, reloading
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
 from ebpf_userspace_exporter.supervisor.proc_events import subscribe
 from ebpf_userspace_exporter.supervisor.reconcile import Adopt, next_deadline, reconcile
@@ -105,6 +105,7 @@ class Supervisor:
             on_status=self._status_line,
         )
         self._config_watch = foundations.config_watch
+        self._watchdog = Watchdog(os.environ)
         self._web = WebServer(settings.listen, settings.metrics_path, state_dir.path, user)
         self._reconcile_at = 0.0
         self._is_ready = False
@@ -126,6 +127,7 @@ class Supervisor:
             0.0 if self._workers.has_changed else inf,
             self._lookout.next_deadline(),
             self._config_watch.next_deadline(),
+            self._watchdog.next_deadline(),
             self._reconcile_at,
             self._refresher.next_deadline(),
             self._control.next_deadline(),
@@ -174,6 +176,7 @@ class Supervisor:
         self._builds.kill_late(now)
         self._control.drop_late(now)
         self._web.start(now)
+        self._watchdog.ping(now)
         self._become_ready()
 
     def _become_ready(self) -> None:

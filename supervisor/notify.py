@@ -3,6 +3,8 @@
 import os
 import socket
 import time
+from collections.abc import Mapping
+from math import inf
 
 
 def notify(*states: str) -> None:
@@ -22,3 +24,24 @@ def notify(*states: str) -> None:
 def reloading() -> tuple[str, str]:
     """Return what a service of Type=notify-reload says when it begins to reload."""
     return "RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
+
+
+class Watchdog:
+    """Says from time to time that the loop still turns, where systemd wants to hear it (WatchdogSec=)."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """`environment` is as sd_watchdog_enabled(3) reads it."""
+        microseconds = environment.get("WATCHDOG_USEC", "")
+        is_ours = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self._interval = int(microseconds) / 2e6 if microseconds.isdecimal() and is_ours else inf
+        self._next = 0.0 if self._interval < inf else inf
+
+    def ping(self, now: float) -> None:
+        """Say so if it is time."""
+        if now >= self._next:
+            notify("WATCHDOG=1")
+            self._next = now + self._interval
+
+    def next_deadline(self) -> float:
+        """Return when it is time."""
+        return self._next

@@ -1,5 +1,6 @@
 """Words for the service manager, read as it reads them."""
 
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ebpf_userspace_exporter.supervisor.notify import notify, reloading
+from ebpf_userspace_exporter.supervisor.notify import Watchdog, notify, reloading
 
 
 @pytest.fixture
@@ -63,3 +64,38 @@ def test_reload_is_announced_with_the_time_on_systemds_clock() -> None:
     name, _, microseconds = second.partition("=")
     assert name == "MONOTONIC_USEC"
     assert before <= int(microseconds) <= after
+
+
+@pytest.fixture
+def told(manager: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> socket.socket:
+    """A manager that is told everything, and does not wait."""
+    manager.bind(str(tmp_path / "notify"))
+    manager.setblocking(False)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    return manager
+
+
+def test_watchdog_is_fed_twice_in_its_time(told: socket.socket) -> None:
+    watchdog = Watchdog({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())})
+
+    for now in (100.0, 101.0, 114.9, 115.0, 129.0):
+        watchdog.ping(now)
+
+    assert [told.recv(100) for _ in range(2)] == [b"WATCHDOG=1"] * 2
+    with pytest.raises(BlockingIOError):
+        told.recv(100)
+    assert watchdog.next_deadline() == 130.0
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"WATCHDOG_USEC": ""}, {"WATCHDOG_USEC": "x"}, {"WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}],
+    ids=["none", "empty", "noise", "another's"],
+)
+def test_watchdog_that_nobody_has_asked_for_wakes_nobody(environment: dict[str, str], told: socket.socket) -> None:
+    watchdog = Watchdog(environment)
+    watchdog.ping(1e9)
+
+    assert watchdog.next_deadline() == float("inf")
+    with pytest.raises(BlockingIOError):
+        told.recv(100)
