@@ -31,10 +31,11 @@ class Watchdog:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         """`environment` is as sd_watchdog_enabled(3) reads it."""
-        microseconds = environment.get("WATCHDOG_USEC", "")
+        text = environment.get("WATCHDOG_USEC", "")
+        microseconds = int(text) if text.isdecimal() else 0
         is_ours = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        self._interval = int(microseconds) / 2e6 if microseconds.isdecimal() and is_ours else inf
-        self._next = 0.0 if self._interval < inf else inf
+        self._interval = microseconds / 2e6
+        self._next = 0.0 if microseconds and is_ours else inf
 
     def ping(self, now: float) -> None:
         """Say so if it is time."""

@@ -89,8 +89,14 @@ def test_watchdog_is_fed_twice_in_its_time(told: socket.socket) -> None:
 
 @pytest.mark.parametrize(
     "environment",
-    [{}, {"WATCHDOG_USEC": ""}, {"WATCHDOG_USEC": "x"}, {"WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}],
-    ids=["none", "empty", "noise", "another's"],
+    [
+        {},
+        {"WATCHDOG_USEC": ""},
+        {"WATCHDOG_USEC": "0"},
+        {"WATCHDOG_USEC": "x"},
+        {"WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"},
+    ],
+    ids=["none", "empty", "no time", "noise", "another's"],
 )
 def test_watchdog_that_nobody_has_asked_for_wakes_nobody(environment: dict[str, str], told: socket.socket) -> None:
     watchdog = Watchdog(environment)
