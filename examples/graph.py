@@ -7,8 +7,8 @@
 Start the program, its load and the exporter first. Debian's Prometheus (`apt-get install prometheus`) scrapes the
 exporter every second into a folder that is gone afterwards, and answers the expressions; so what is drawn is what you
 would see. Each --series has a legend and an expression, and may be given several times; in the legend, `{label}` stands
-for the label's value. `--unit s` writes the axis in seconds, milliseconds and so on; so does any other unit (B, B/s).
-The same numbers make the same file.
+for the label's value. `--unit s` writes the axis in seconds, milliseconds and so on; so does any other unit (B, B/s);
+`--unit %` writes shares of 1 in percent. The same numbers make the same file.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, PercentFormatter
 
 START_SECONDS = 60
 STOP_SECONDS = 30
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--url", required=True, help="the exporter's metrics: http://127.0.0.1:8080/metrics")
     parser.add_argument("--seconds", type=int, default=60, help="how long it is scraped (60)")
     parser.add_argument("--title", required=True)
-    parser.add_argument("--unit", default="", help="of the values, for the axis: s, B, B/s")
+    parser.add_argument("--unit", default="", help="of the values, for the axis: s, B, B/s, %%")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.svg")
     parser.add_argument("--series", nargs=2, action="append", required=True, metavar=("LEGEND", "PROMQL"))
     arguments = parser.parse_args()
@@ -103,7 +103,7 @@ def draw(lines: Sequence[Line], title: str, unit: str, output: Path) -> None:
         axes.set_xlabel("seconds")
         axes.set_ylim(bottom=min(0.0, *(value for line in lines for value in line.values if not math.isnan(value))))
         axes.margins(x=0)
-        axes.yaxis.set_major_formatter(EngFormatter(unit))
+        axes.yaxis.set_major_formatter(PercentFormatter(1) if unit == "%" else EngFormatter(unit))
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
         figure.savefig(output, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
 

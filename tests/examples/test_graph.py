@@ -57,6 +57,12 @@ def test_a_second_without_a_value_is_a_gap(graph: ModuleType, tmp_path: Path) ->
     assert pictures[1].count("M ") > pictures[0].count("M ")
 
 
+def test_shares_are_written_in_percent(graph: ModuleType, tmp_path: Path) -> None:
+    graph.draw([graph.Line("half", [0, 1], [0.0, 0.5])], "Share", "%", tmp_path / "share.svg")
+
+    assert ">50%<" in (tmp_path / "share.svg").read_text()
+
+
 @pytest.fixture
 def counting() -> Iterator[str]:
     """Serve a counter that rises by 7 with each scrape; give the address."""
