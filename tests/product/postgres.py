@@ -36,14 +36,15 @@ class Postgres:
 
 
 @contextlib.contextmanager
-def postgres(name: str) -> Iterator[Postgres]:
-    """Run a new cluster of that name as the user postgres; it answers when this begins."""
+def postgres(name: str, **settings: str) -> Iterator[Postgres]:
+    """Run a new cluster of that name, with more settings, as the user postgres; it answers when this begins."""
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     try:
         shutil.chown(folder, "postgres", "postgres")
         data = folder / "data"
         _run("initdb", "-D", str(data), "--auth=trust", "--no-sync", "--no-instructions", check=True)
         options = {"listen_addresses": "", "unix_socket_directories": folder, "cluster_name": name, "fsync": "off"}
+        options |= settings
         command = [_path("postgres"), "-D", str(data), *(f"--{key}={value}" for key, value in options.items())]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
