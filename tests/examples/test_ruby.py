@@ -55,8 +55,8 @@ def test_marks_equal_rubys_count_of_collections(watched: Watched) -> None:
     assert watched.sample("ruby_gc_mark_seconds_sum") > 0
 
 
-def test_collections_are_swept_in_steps(watched: Watched) -> None:
-    assert watched.sample("ruby_gc_sweep_seconds_count") >= watched.sample("ruby_gc_mark_seconds_count")
+def test_a_collection_is_swept_in_several_steps(watched: Watched) -> None:
+    assert watched.sample("ruby_gc_sweep_seconds_count") > watched.sample("ruby_gc_mark_seconds_count")
     assert watched.sample("ruby_gc_sweep_seconds_sum") > 0
 
 
