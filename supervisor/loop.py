@@ -38,6 +38,7 @@ logger = structlog.get_logger()
 
 SHUT_DOWN_SECONDS = 4.0
 MAX_PASSES = 8  # of reconcile, before others get their turn
+TURN_SECONDS = 0.2  # of doing what it says: to start a thousand workers takes many seconds
 MIN_PAUSE_SECONDS = 0.01
 READ_SECONDS = 2.0  # that the web may take to read the files after its refresh
 
@@ -155,6 +156,7 @@ class Supervisor:
         self._workers.has_changed = True
 
     def _decide_and_do(self, now: float) -> None:
+        turn_end = time.monotonic() + TURN_SECONDS
         for _ in range(MAX_PASSES):
             if not self._workers.has_changed and now < self._reconcile_at:
                 break
@@ -165,10 +167,15 @@ class Supervisor:
                 self._workers.perform(action, self._definitions, now)
                 if isinstance(action, Adopt) and action.target.slot not in self._workers.entries:
                     del self._lookout.desired[action.target.slot]  # gone, or refused: the next look will tell
+                if time.monotonic() > turn_end:
+                    self._workers.has_changed = True
+                    break  # what is left is decided anew
             self._reconcile_at = min(
                 (next_deadline(entry, now) for entry in self._workers.entries.values()), default=inf
             )
             self._reconcile_at = max(self._reconcile_at, now + MIN_PAUSE_SECONDS)
+            if time.monotonic() > turn_end:
+                break
         self._reports.tell_of_builds(self._workers.entries.values(), self._builds.finished)
         self._refresher.advance(self._workers.entries.values(), now)
         self._workers.kill_late(now)
