@@ -151,7 +151,7 @@ def test_health_and_readiness_are_told(server: Server, start_supervisor: StartSu
 
     assert (unready.status, reason) == (503, b"not ready: the supervisor does not answer\n")
     assert healthy.status == ready.status == page.status == 200
-    assert b'<a href="metrics">/metrics</a>' in page_body
+    assert b'<a href="./metrics">/metrics</a>' in page_body
 
 
 def test_silent_supervisor_costs_its_deadline_only(server: Server, start_supervisor: StartSupervisor) -> None:
