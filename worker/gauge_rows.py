@@ -32,11 +32,11 @@ class GaugeRows(MetricRows):
         self._combined = _COMBINED[combine]
         self._series_by_key: dict[bytes, Series | None] = {}
 
-    def take(self, rows: Rows, tally: Tally) -> None:
+    def _take(self, rows: Rows, tally: Tally) -> None:
         """Make the series what the map's rows are."""
         known, self._series_by_key = self._series_by_key, {}
         numbers: dict[Series, int] = {}
-        for raw, number in self._numbers(rows):
+        for raw, number in zip(self._raw_keys(rows), self._numbers(rows), strict=True):
             series = known[raw] if raw in known else self._find(raw, tally)
             self._series_by_key[raw] = series
             if series is not None:

@@ -1,8 +1,9 @@
 """From the rows of a map to the series that they belong to."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from itertools import chain
 
 from ebpf_userspace_exporter.config.model import Counter, Histogram, Label
 from ebpf_userspace_exporter.config.names import PREFIX
@@ -22,24 +23,30 @@ class MetricRows(KeyedSeries):
     """The rows of one metric's map. Each key is decoded once, as long as the map has it."""
 
     _reader: ValueReader | None = None
+    _taken: Rows | None = None
+
+    def take(self, rows: Rows, tally: Tally) -> None:
+        """Bring the series up to date with all rows of the map; the very rows of the last time say nothing new."""
+        if rows is not self._taken:
+            self._take(rows, tally)
+            self._taken = rows
 
     @abstractmethod
-    def take(self, rows: Rows, tally: Tally) -> None:
-        """Bring the series up to date with all rows of the map."""
+    def _take(self, rows: Rows, tally: Tally) -> None: ...
 
-    def _numbers(self, rows: Rows) -> Iterable[tuple[bytes, int]]:
-        """Return key and number of each row; where CPUs are told apart, of each CPU's share of it."""
+    def _raw_keys(self, rows: Rows) -> list[bytes]:
+        """Return the key of each row, or where CPUs are told apart, of each CPU's share of it."""
+        if not self._layout.is_split:
+            return rows.keys
+        suffixes = list(map(cpu_suffix, possible_cpu_numbers()))
+        return [raw + suffix for raw in rows.keys for suffix in suffixes]
+
+    def _numbers(self, rows: Rows) -> Iterable[int]:
+        """Return the number of each row, or where CPUs are told apart, of each CPU's share of it."""
         reader = self._reader
         if reader is None:
             reader = self._reader = self._reader_of(rows)
-        if not self._layout.is_split:
-            return zip(rows.keys, reader.totals(rows), strict=True)
-        suffixes = list(map(cpu_suffix, possible_cpu_numbers()))
-        return (
-            (raw + suffix, number)
-            for raw, shares in zip(rows.keys, reader.shares(rows), strict=True)
-            for suffix, number in zip(suffixes, shares, strict=True)
-        )
+        return chain.from_iterable(reader.shares(rows)) if self._layout.is_split else reader.totals(rows)
 
     def _reader_of(self, rows: Rows) -> ValueReader:
         metric = self._metric
@@ -54,7 +61,6 @@ class _Row:
 
     series: Series | None
     last: int = 0
-    read: int = 0
 
 
 class CountedRows(MetricRows):
@@ -71,24 +77,26 @@ class CountedRows(MetricRows):
     ) -> None:
         super().__init__(metric, labels, ledger, surroundings, series_labels=series_labels)
         self._rows: dict[bytes, _Row] = {}
-        self._reads = 0
+        self._raws: list[bytes] = []
+        self._in_order: list[_Row | None] = []  # of these keys; None for one that is not known yet
         # A BPF_HISTOGRAM is an array: it has rows for keys that no event ever had, also beyond the last bucket. And
         # a row has a share for CPUs that the machine could have, of which there may be hundreds.
         self._skips_zeros = isinstance(metric, Histogram) or self._layout.is_split
 
-    def take(self, rows: Rows, tally: Tally) -> None:
+    def _take(self, rows: Rows, tally: Tally) -> None:
         """Add to the series what the rows have more than at the last read."""
-        known, changed = self._rows, self._ledger.changed
-        self._reads = read = self._reads + 1
-        present = 0
-        for raw, number in self._numbers(rows):
-            row = known.get(raw)
+        changed = self._ledger.changed
+        raws = self._raw_keys(rows)
+        if raws is not self._raws:
+            self._raws, self._in_order = raws, list(map(self._rows.get, raws))
+            if len(raws) - self._in_order.count(None) != len(self._rows):
+                self._forget(self._rows.keys() - set(raws))
+        for place, (known, number) in enumerate(zip(self._in_order, self._numbers(rows), strict=True)):
+            row = known
             if row is None:
                 if not number and self._skips_zeros:
                     continue
-                row = known[raw] = _Row(self._find(raw, tally))
-            row.read = read
-            present += 1
+                row = self._in_order[place] = self._rows[raws[place]] = _Row(self._find(raws[place], tally))
             if number == row.last:
                 continue
             growth, row.last = number - row.last, number
@@ -98,16 +106,14 @@ class CountedRows(MetricRows):
                 # A number that went back belongs to a key that was deleted and made again.
                 series.counted += growth if growth > 0 else number
                 changed.add(series)
-        if present != len(known):
-            self._forget_absent(read)
 
     def series_of_map_keys(self) -> Iterator[Series]:
         """Yield each map key's series, one that has several keys as often."""
         return (row.series for row in self._rows.values() if row.series is not None)
 
-    def _forget_absent(self, read: int) -> None:
-        for raw, row in [(raw, row) for raw, row in self._rows.items() if row.read != read]:
-            del self._rows[raw]
+    def _forget(self, absent: Set[bytes]) -> None:
+        for raw in absent:
+            row = self._rows.pop(raw)
             if row.series is not None:
                 row.series.total -= row.last
                 self._ledger.changed.add(row.series)
@@ -125,11 +131,11 @@ class CounterRows(CountedRows):
         if not counter.labels:
             ledger.add({counter_key(counter, labels): counter.value_multiplier})
 
-    def _numbers(self, rows: Rows) -> Iterable[tuple[bytes, int]]:
+    def _numbers(self, rows: Rows) -> Iterable[int]:
         numbers = super()._numbers(rows)
         if self._counter.value_type is None or not self._counter.value_type.is_signed:
             return numbers
-        return ((raw, max(number, 0)) for raw, number in numbers)
+        return (max(number, 0) for number in numbers)
 
     def _series_of(self, raw: bytes) -> Series:
         key = counter_key(self._counter, self._labels(self._layout.texts(raw)))

@@ -3,7 +3,8 @@ import struct
 import pytest
 
 from ebpf_userspace_exporter.config.model import BucketType, Counter, Decoder, Histogram, Label, ValueType
-from ebpf_userspace_exporter.worker.bpf.maps import Rows, possible_cpus
+from ebpf_userspace_exporter.worker.bpf.maps import MapKind, Rows, possible_cpus
+from ebpf_userspace_exporter.worker.image import MapShape
 from ebpf_userspace_exporter.worker.map_rows import CountedRows, CounterRows, HistogramRows
 from ebpf_userspace_exporter.worker.series import Ledger
 from ebpf_userspace_exporter.worker.tally import Tally
@@ -80,6 +81,21 @@ def test_a_counter_never_falls_and_counts_nothing_twice(reads: list[dict[bytes, 
 
     assert seen[-1] == counted
     assert seen == sorted(seen)
+
+
+def test_what_a_reader_knows_again_counts_as_what_is_read_anew() -> None:
+    """A histogram's array, whose zeros have no rows yet: the keys are one list, and what has not changed one object."""
+    known, anew = Read(histogram()), Read(histogram())
+    keys = [struct.pack("=I", number) for number in range(5)]
+    shape = MapShape("rows", MapKind.ARRAY, 4, 8, 5, flags=0, built_fd=0)
+    for numbers in ([0, 0, 0, 0, 0], [0, 1, 0, 5, 0], [0, 1, 4, 6, 0], [0, 1, 4, 6, 0], [0, 0, 4, 7, 0]):
+        leaves = struct.pack("=5Q", *numbers)
+        rows = Rows(shape, keys, leaves)
+
+        assert known(rows) == known(rows) == anew(Rows(shape, list(keys), leaves))
+        assert not known.tally.decode_errors
+
+    assert known(rows) == {"pid:7,le:1.0": 1, "pid:7,le:2.0": 4, "pid:7,le:+Inf": 0, "pid:7": 7}
 
 
 def test_labels_are_cut_from_the_key_without_their_padding() -> None:
