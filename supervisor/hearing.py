@@ -63,7 +63,7 @@ class Hearing:
         self._detacher.unwatch(entry)
 
     def on_message(self, entry: Entry, now: float) -> None:
-        """Take everything that the worker has said."""
+        """Take what the worker has said; once it has answered it says nothing more until it is asked again."""
         worker = entry.worker
         while worker is not None and worker.channel is not None and entry.worker is worker:
             try:
@@ -81,6 +81,8 @@ class Hearing:
                     children.terminate(worker.pid)  # whatever keeps it: it can say nothing any more
                 return
             self._take(entry, worker, *received, now)
+            if isinstance(received[0], Collected) and entry.phase is Phase.RUNNING:
+                return  # not to ask in vain for more; what comes all the same, the selector tells
 
     def after_worker(self, entry: Entry, worker: Worker, exit_code: int, now: float) -> None:
         """Decide what the death of a worker means in the phase in which it died."""
