@@ -36,7 +36,7 @@ def run_peer(pid: int, config: str) -> Peer:
     program = yaml.safe_load(config)["programs"][0]
     ((probe, function),) = program["usdt"].items()
     command = [sys.executable, str(_SCRIPT), str(pid), probe.split(":")[-1], function, program["code"]]
-    with _headers() as environment:
+    with peer_environment() as environment:
         begin = time.monotonic()
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
         with process:
@@ -49,7 +49,7 @@ def run_peer(pid: int, config: str) -> Peer:
 
 
 @contextlib.contextmanager
-def _headers() -> Iterator[dict[str, str]]:
+def peer_environment() -> Iterator[dict[str, str]]:
     """Give bcc the same headers as the exporter."""
     with tempfile.TemporaryDirectory(prefix="exporter-bench-") as scratch:
         path = find_headers(None, Path(scratch)).path
