@@ -43,6 +43,14 @@ class Look:
     left_out: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A target, and the line of the table that it was made of."""
+
+    process: Process
+    target: Target
+
+
 class Matcher:
     """Remembers every process, so that a look at those that have not changed reads nothing about them."""
 
@@ -58,6 +66,7 @@ class Matcher:
         self._read_facts = read_facts
         self._judgements: dict[int, Judgement] = {}
         self._own: set[int] = set()
+        self._known: dict[tuple[str, int], _Known] = {}  # by digest and pid
         self.define(programs, exclude)
 
     def define(self, programs: Mapping[str, Definition], exclude: Sequence[Selector] = ()) -> None:
@@ -77,14 +86,16 @@ class Matcher:
         self._judge_all(table, now)
         candidates: dict[str, list[Target]] = {digest: [] for digest in self._programs}
         leaderless, unreadable = set[Slot](), set[Slot]()
+        found: dict[tuple[str, int], _Known] = {}
         for digest, process, labels in self._matching(table):
-            slot = Slot(self._programs[digest].name, process.pid)
             if process.leader_exited:
-                leaderless.add(slot)
-            elif (mark := exec_mark(process)) is None:
-                unreadable.add(slot)
+                leaderless.add(self._slot(digest, process))
+            elif (known_as := self._target(digest, process, labels)) is None:
+                unreadable.add(self._slot(digest, process))
             else:
-                candidates[digest].append(Target(slot, digest, process.start_ticks, mark, labels))
+                found[digest, process.pid] = known_as
+                candidates[digest].append(known_as.target)
+        self._known = found
         targets: dict[Slot, Target] = {}
         left_out: dict[str, int] = {}
         for digest, program in self._programs.items():
@@ -128,6 +139,24 @@ class Matcher:
         if before is not None and before.holds(process, now):
             return before
         return self._judge.judge(process, before, observation, now)
+
+    def _slot(self, digest: str, process: Process) -> Slot:
+        return Slot(self._programs[digest].name, process.pid)
+
+    def _target(self, digest: str, process: Process, labels: Labels) -> _Known | None:
+        """Return the target that a process is, the same one for as long as nothing is new; None if it cannot be told.
+
+        What it executes is asked when its line in the table was read again, as after every exec. A thousand targets are
+        looked at many times a second where others come and go.
+        """
+        before = self._known.get((digest, process.pid))
+        if before is not None and before.process is process and before.target.labels is labels:
+            return before
+        mark = exec_mark(process)
+        if mark is None:
+            return None
+        target = Target(self._slot(digest, process), digest, process.start_ticks, mark, labels)
+        return _Known(process, before.target if before is not None and before.target == target else target)
 
     def _matching(self, table: Mapping[int, Process]) -> Iterator[tuple[str, Process, Labels]]:
         """Yield a program's digest, a process that it matches, and the labels."""

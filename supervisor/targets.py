@@ -41,4 +41,6 @@ class Target:
 
     def is_same_process(self, other: "Target") -> bool:
         """Whether both are of one process that has executed nothing else meanwhile."""
-        return (self.slot, self.start_ticks, self.exec_mark) == (other.slot, other.start_ticks, other.exec_mark)
+        return self is other or (
+            (self.slot, self.start_ticks, self.exec_mark) == (other.slot, other.start_ticks, other.exec_mark)
+        )

@@ -15,6 +15,7 @@ from ebpf_userspace_exporter.supervisor.processes import Process, process_table,
 from ebpf_userspace_exporter.supervisor.selection.facts import Facts
 from ebpf_userspace_exporter.supervisor.selection.listening import ListeningSockets
 from ebpf_userspace_exporter.supervisor.targets import Slot
+from tests.product.exporter import comm, until
 from tests.supervisor.selection.living import living, selector_of
 
 ME = os.getpid()
@@ -231,6 +232,25 @@ def test_of_thousands_of_processes_that_have_not_changed_nothing_is_read() -> No
     watched.after(RESCAN_SECONDS - 1, *processes)
 
     assert watched.read == []
+
+
+def test_executable_is_asked_for_when_the_line_of_the_table_was_read_again() -> None:
+    with subprocess.Popen(["sh", "-c", "read line; exec sleep 60"], stdin=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        slot, line, watched = Slot("malloc", child.pid), process(child.pid), looking(program())
+        before = watched.after(1, line).targets[slot]
+        read_again = replace(line)
+        the_same = watched.after(1, read_again).targets[slot]
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        until(lambda: comm(child.pid) == "sleep", "it executes something else")
+        unread = watched.after(1, read_again).targets[slot]
+        another = watched.after(1, line).targets[slot]
+        child.kill()
+
+    assert the_same is before
+    assert unread is before
+    assert another.exec_mark.exe_inode != before.exec_mark.exe_inode
 
 
 def test_process_whose_fixed_keys_do_not_match_is_never_read_again() -> None:
