@@ -125,6 +125,11 @@ class Elf:
                 return address - segment.address + segment.offset
         raise ElfError(f"address {address:#x} lies in no segment of the file")
 
+    def code_at(self, address: int, count: int) -> bytes:
+        """Return the bytes at a virtual address, fewer where the file ends."""
+        offset = self.file_offset(address)
+        return self._content[offset : offset + count]
+
     def address_of(self, offset: int) -> int:
         """Return the virtual address, as linked, of a mapping that begins at this page of the file."""
         page_bytes = mmap.PAGESIZE

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     FILE_NOT_FOUND = "file_not_found"  # a probe's file is not mapped in the target, or cannot be opened
     STALE_FILE = "stale_file"  # the mapped file was replaced on disk and cannot be reached any more
     GO_URETPROBE = "go_uretprobe"  # would crash the target
+    RED_ZONE = "red_zone"  # the kernel would overwrite the target's variables
     OTHER_TRACER = "other_tracer"  # somebody else counts the same probe with another semaphore
     LEADER_EXITED = "leader_exited"  # the target's first thread is a zombie: a link would count nothing
     PERMISSION = "permission"
@@ -46,6 +47,7 @@ PERMANENT = frozenset(
         Reason.MAP_TYPE,
         Reason.PROBE_AMBIGUOUS,
         Reason.GO_URETPROBE,
+        Reason.RED_ZONE,
     }
 )
 

@@ -11,6 +11,11 @@ from ebpf_userspace_exporter.worker.build.target_elves import OpenedElf, TargetE
 from ebpf_userspace_exporter.worker.elf import AmbiguousSymbolError, ElfError, SdtNote
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
 
+# Of this nop kernel 6.18 makes a call at its first hit (arch/x86/kernel/uprobes.c). A call writes below the stack
+# pointer, where a function that calls no other keeps variables: not yet where it begins, but at a USDT probe. libbpf's
+# usdt.h has a nop of one byte in front, and that is where its probes are.
+_CALLED_NOP = bytes.fromhex("0f1f440000")
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -47,7 +52,7 @@ class UsdtProbe:
 
 
 def find_usdt_probes(program: Program, elves: TargetElves) -> list[UsdtProbe]:
-    """Return the program's USDT probes; AttachError PROBE_NOT_FOUND, PROBE_AMBIGUOUS.
+    """Return the program's USDT probes; AttachError PROBE_NOT_FOUND, PROBE_AMBIGUOUS, RED_ZONE.
 
     The executable and all mapped libraries are searched: a probe that two of them have is nobody's guess.
     """
@@ -94,7 +99,16 @@ def _usdt_probe(
     if len(found) > 1:
         listed = "; ".join(f"{key[0]}:{key[1]} in {file}" for key, file, _ in found)
         raise AttachError(Reason.PROBE_AMBIGUOUS, f"USDT probe {probe}: found more than once: {listed}")
-    return UsdtProbe(function, found[0][1], found[0][2])
+    [(_, file, locations)] = found
+    _refuse_called_nops(probe, file, locations)
+    return UsdtProbe(function, file, locations)
+
+
+def _refuse_called_nops(probe: str, file: OpenedElf, notes: Sequence[SdtNote]) -> None:
+    with suppress(ElfError):  # an address that the file has not is told of when it is needed
+        if any(file.elf.code_at(note.location, len(_CALLED_NOP)) == _CALLED_NOP for note in notes):
+            message = "it is a nop of five bytes, where the kernel overwrites the program's variables; let it be of one"
+            raise AttachError(Reason.RED_ZONE, f"USDT probe {probe}: {file}: {message}")
 
 
 def _not_found(probe: str, known: list[str], unread: list[str]) -> str:

@@ -406,3 +406,31 @@ def test_uretprobes_in_go_binaries_are_refused_unless_forced_and_uprobes_are_not
     assert build(make_program(uprobes={"twice": "on_call"}), target.pid).probes
     forced = make_program(uretprobes={"twice": "on_return"}).model_copy(update={"allow_go_uretprobes": True})
     assert build(forced, target.pid).probes
+
+
+FIVE_BYTES = """
+#include <stdio.h>
+#include <sys/sdt.h>
+__asm__(".macro five_bytes; .byte 0x0f, 0x1f, 0x44, 0x00, 0x00; .endm; .macro six_bytes; nop; five_bytes; .endm");
+#undef _SDT_NOP
+#define _SDT_NOP five_bytes
+__attribute__((noipa)) void five(int x) { DTRACE_PROBE1(app, five, x); }
+__attribute__((naked, noipa)) void begins(void) { __asm__("five_bytes; ret"); }
+#undef _SDT_NOP
+#define _SDT_NOP six_bytes
+__attribute__((noipa)) void six(int x) { DTRACE_PROBE1(app, six, x); }
+int main(void) { five(getchar()); six(1); begins(); return 0; }
+"""
+
+
+def test_a_usdt_probe_where_the_kernel_would_overwrite_variables_is_refused(
+    build_for: Any, make_program: MakeProgram, compile_c: Any
+) -> None:
+    binary = compile_c(FIVE_BYTES)
+
+    with pytest.raises(AttachError, match=r"app:five: .*: it is a nop of five bytes") as caught:
+        build_for(make_program(usdt={"app:five": "on_work"}), binary)
+
+    assert caught.value.reason is Reason.RED_ZONE
+    assert build_for(make_program(usdt={"app:six": "on_work"}), binary).probes
+    assert build_for(make_program(uprobes={"begins": "on_call"}), binary).probes
