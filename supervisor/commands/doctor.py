@@ -1,6 +1,7 @@
 """`doctor`: whether probes can work here, and if not, what to do about it."""
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ebpf_userspace_exporter.supervisor.commands.tables import show_json, show_table
+from ebpf_userspace_exporter.supervisor.descriptors import SPARE_DESCRIPTORS
 from ebpf_userspace_exporter.worker.bpf.selftest import SelfTest, perf_uprobes_work, uprobe_multi_works
 from ebpf_userspace_exporter.worker.build.headers import HeadersError, find_headers
 from ebpf_userspace_exporter.worker.kernel import Capability, effective_capabilities
@@ -19,6 +21,8 @@ _MACHINES = ("x86_64", "aarch64")  # whose system calls worker.bpf.syscalls know
 _OLDEST_KERNEL = (5, 0)
 _HOST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO
 _IMPORT_SECONDS = 60
+_DESCRIPTORS_A_TARGET = 5  # its pidfd, its worker's channel, a map, a function and its link; more where there are more
+_MANY_TARGETS = 1000  # the default of max_targets
 
 
 class Judgment(StrEnum):
@@ -75,6 +79,7 @@ def _findings(kernel_headers: Path | None) -> Iterator[Finding]:
     yield _headers(kernel_headers)
     yield _bcc()
     yield _capabilities(attaching)
+    yield _open_files()
     yield _uprobe_multi(attaching)
     yield _perf_uprobes(attaching)
     yield _perf_event_paranoid(attaching)
@@ -137,6 +142,19 @@ def _capabilities(attaching: _Attaching) -> Finding:
         fix = "run it as root (sudo), or give it CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE"
         return Finding("capabilities", Judgment.BAD, f"without {names}", fix)
     return Finding("capabilities", Judgment.GOOD, "CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE")
+
+
+def _open_files() -> Finding:
+    """Judge the limit that the exporter takes when it starts, which is the hard one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        return Finding("open files", Judgment.GOOD, "no limit")
+    targets = max(0, most - SPARE_DESCRIPTORS) // _DESCRIPTORS_A_TARGET
+    seen = f"{most} at most: some {targets} targets"
+    if targets >= _MANY_TARGETS:
+        return Finding("open files", Judgment.GOOD, seen)
+    fix = "for more targets raise the hard limit: LimitNOFILE= in the unit, docker --ulimit nofile=524288:524288"
+    return Finding("open files", Judgment.NOTE, seen, fix)
 
 
 def _uprobe_multi(attaching: _Attaching) -> Finding:

@@ -15,6 +15,7 @@ CHECKS = [
     "kernel headers",
     "bcc",
     "capabilities",
+    "open files",
     "UPROBE_MULTI",
     "perf uprobes",
     "kernel.perf_event_paranoid",
@@ -73,6 +74,16 @@ def test_a_pid_namespace_is_noted() -> None:
     [line] = [line for line in done.stdout.splitlines() if line.startswith("PID namespace")]
     assert line.split()[2] == "note"
     assert "--pid=host" in line
+
+
+@pytest.mark.parametrize(("most", "judgment", "targets"), [(1024, "note", "179"), (5128, "good", "1000")])
+def test_few_open_files_are_noted(most: int, judgment: str, targets: str) -> None:
+    script = f"ulimit -n {most} && exec {sys.executable} -m ebpf_userspace_exporter doctor --json"
+    done = subprocess.run(["sh", "-c", script], cwd="/", capture_output=True, text=True, timeout=240, check=False)
+
+    finding = findings(done.stdout)["open files"]
+    assert finding["judgment"] == judgment
+    assert f"some {targets} targets" in finding["seen"]
 
 
 def test_headers_that_are_none_are_bad(tmp_path: Path) -> None:
