@@ -52,6 +52,20 @@ def test_a_bucket_with_more_keys_than_a_batch_is_counted(update_map: Update) -> 
         os.close(map_fd)
 
 
+@pytest.mark.parametrize("flags", [0, 1], ids=["all memory from the start", "BPF_F_NO_PREALLOC"])
+def test_what_is_known_of_a_map_changes_nothing_in_what_is_said_of_it(flags: int, update_map: Update) -> None:
+    shape = MapShape("starts", MapKind.HASH, 4, 8, max_entries=400, flags=flags, built_fd=3)
+    map_fd = create_map(shape)
+    try:
+        known = map_usage(map_fd, shape)
+        fill(map_fd, shape, 100, update_map)
+
+        assert map_usage(map_fd, shape, None, known) == map_usage(map_fd, shape)
+        assert map_usage(map_fd, shape, 100, known).entries == 100
+    finally:
+        os.close(map_fd)
+
+
 @pytest.mark.parametrize("kind", [MapKind.ARRAY, MapKind.PERCPU_ARRAY], ids=lambda kind: kind.name)
 def test_an_array_has_no_number_of_entries(kind: MapKind) -> None:
     shape = MapShape("counts", kind, 4, 8, max_entries=100, flags=0, built_fd=3)
