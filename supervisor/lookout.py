@@ -90,11 +90,15 @@ class Lookout:
         return table
 
     def forget_exited(self, entries: Entries) -> None:
-        """Want no target whose exit was told since the last look, which still shows it: it would be taken up again."""
+        """Want no target whose exit was told since the last pass: the table shows it still, and it would be taken up.
+
+        The next look shall not want it either, by when its entry may be gone.
+        """
         for slot, entry in entries.items():
             wanted = self.desired.get(slot)
             if entry.exited and wanted is not None and wanted.start_ticks == entry.target.start_ticks:
                 del self.desired[slot]
+                self._table.read([slot.pid])
 
     def tell_unmatched(self) -> None:
         """Say which programs have nothing to do: a misspelt name looks like a process that has not started yet."""

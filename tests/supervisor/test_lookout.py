@@ -15,6 +15,7 @@ import structlog
 from ebpf_userspace_exporter.config.model import Program
 from ebpf_userspace_exporter.config.selector import Selector
 from ebpf_userspace_exporter.supervisor import lookout, processes
+from ebpf_userspace_exporter.supervisor.entry import Entry
 from ebpf_userspace_exporter.supervisor.lookout import REREAD_SECONDS, Lookout
 from ebpf_userspace_exporter.supervisor.matching import definitions
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
@@ -23,6 +24,7 @@ from ebpf_userspace_exporter.supervisor.processes import Process, read_process
 from ebpf_userspace_exporter.supervisor.targets import Slot
 
 NAME = "watched-program"
+PROGRAM = Program(name="calls", attachment=Selector(binary_name=(NAME,)), code="")
 SCAN_SECONDS = 10.0
 LATER = 1_000_000.0  # of a clock that is made up
 
@@ -48,9 +50,8 @@ class Told(ProcEvents):
 
 
 def watching(events: ProcEvents | None, *, scan_interval: float = SCAN_SECONDS) -> Lookout:
-    program = Program(name="calls", attachment=Selector(binary_name=(NAME,)), code="")
     found = Lookout(
-        definitions([program]), (), OwnMetrics(), scan_interval=scan_interval, rescan_interval=10.0, events=events
+        definitions([PROGRAM]), (), OwnMetrics(), scan_interval=scan_interval, rescan_interval=10.0, events=events
     )
     assert found.look({}, LATER) is not None
     return found
@@ -102,6 +103,25 @@ def test_process_that_nobody_told_of_is_a_target_after_the_scan_interval(tmp_pat
 
         assert watched.look({}, LATER + SCAN_SECONDS) is not None
         assert set(watched.desired) == {Slot("calls", started.pid)}
+
+
+def test_target_that_has_ended_is_not_wanted_again_when_its_entry_is_gone(tmp_path: Path) -> None:
+    """A look between two passes reads only those of whom it was told."""
+    events = Told()
+    watched = watching(events)
+    with program(tmp_path) as ended, program(tmp_path) as other:
+        events.pids = {ended.pid}
+        watched.look({}, LATER + 1)
+        (target,) = watched.desired.values()
+        entry = Entry(target, PROGRAM, pidfd=-1, discovered=LATER, exited=True)
+        ended.kill()
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        watched.forget_exited({target.slot: entry})
+        assert not watched.desired
+
+        events.pids = {other.pid}
+        assert watched.look({}, LATER + 2) is not None
+        assert set(watched.desired) == {Slot("calls", other.pid)}
 
 
 def test_of_unwanted_names_nothing_but_the_name_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
