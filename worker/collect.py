@@ -1,5 +1,6 @@
 """From a target's maps and events to its metric files."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,7 +92,8 @@ class Collector:
             self._add(HistogramRows(histogram, labels, self._files["histogram"].ledger, surroundings))
         self._is_first = True
         self._is_unpublished = False
-        self._max_series = 0
+        self._max_series = sys.maxsize if inherit else -1  # a predecessor's share does not begin to grow again
+        self._is_share_settled = False
         self._tally = Tally()
         self._told: set[str] = set()
 
@@ -103,14 +105,15 @@ class Collector:
     def keep_events(self) -> None:
         """Write down the events that were taken: a successor, who cannot take them again, has them from the file."""
         if self._events and not self._is_first:
-            self._admit(self._max_series)
+            self._admit()
             self._is_unpublished |= self._files["counter"].write(self._tally)
 
     def collect(self, read_table: ReadTable, max_series: int) -> CollectReport:
         """Read each table once, bring the files up to date; what `read_table` raises goes to the caller.
 
         `read_table` gives all rows of a table, or raises. A row that is left out counts as a key that was deleted.
-        Label sets beyond `max_series` are not shown until there is room for them; what is shown already stays.
+        Label sets beyond `max_series` are not shown until there is room for them; what is shown already stays. They are
+        counted as dropped once that does not grow any more.
         """
         is_complete = self._read(read_table)
         if self._is_first and not is_complete:
@@ -120,8 +123,11 @@ class Collector:
         if self._is_first:
             self._is_first = False
             self._settle()
+        # While its share grows, what has no place yet will have one soon: of workers that start together the first is
+        # offered nearly all there is, until it says that it has no use for it.
+        self._is_share_settled = max_series <= self._max_series
         self._max_series = max_series
-        self._admit(max_series)
+        self._admit()
         for file in self._files.values():
             publish |= file.write(self._tally)
         return self._report(publish=publish)
@@ -164,10 +170,10 @@ class Collector:
         for file in self._files.values():
             file.ledger.settle(map_keys)
 
-    def _admit(self, max_series: int) -> None:
+    def _admit(self) -> None:
         for file in self._files.values():
-            dropped = file.ledger.admit(max_series - self._shown())
-            if dropped:
+            file.ledger.admit(self._max_series - self._shown())
+            if self._is_share_settled and (dropped := file.ledger.drop_waiting()):
                 self._tally.count_dropped("max_series", dropped)
                 self._tell_once("more label sets than max_series allows; the others are not shown")
 

@@ -109,13 +109,16 @@ class Ledger:
         self._series.update((series.key, series) for series in members)
         self.waiting.append(SeriesSet(members))
 
-    def admit(self, room: int) -> int:
-        """Let up to `room` more sets be shown, first come first served; return how many have newly to wait."""
+    def admit(self, room: int) -> None:
+        """Let up to `room` more sets be shown, first come first served."""
         for _ in range(min(room, len(self.waiting))):
             admitted = self.waiting.popleft()
             admitted.is_dropped = False
             self.sets.append(admitted)
             self.unplaced.append(admitted)
+
+    def drop_waiting(self) -> int:
+        """Return how many sets wait and have not been counted as dropped yet."""
         newly = 0
         for series_set in reversed(self.waiting):
             if series_set.is_dropped:

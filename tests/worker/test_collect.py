@@ -716,6 +716,18 @@ def test_label_sets_beyond_the_limit_are_counted_once_and_shown_when_there_is_ro
     } | buckets("size", ",name=x", {0: 1, 1: 2}, total=0)
 
 
+def test_label_sets_are_not_counted_as_dropped_while_the_limit_grows(directory: StateDirectory) -> None:
+    """Workers that start together are offered little at first: what others have no use for comes soon after."""
+    collector = directory.collector(program(counter("calls_total", NAME)), inherit=False)
+    tables: Tables = {"calls": {name(text): 1 for text in "abcde"}}
+
+    reports = [directory.collect(collector, tables, max_series=limit) for limit in (0, 1, 3, 3, 3)]
+
+    assert [report.series for report in reports] == [0, 1, 3, 3, 3]
+    assert [report.dropped for report in reports] == [{}, {}, {}, {"max_series": 2}, {}]
+    assert [len(report.messages) for report in reports] == [0, 0, 0, 1, 0]
+
+
 def test_what_a_predecessor_showed_stays_whatever_the_limit_is_now(directory: StateDirectory) -> None:
     configured = program(counter("calls_total", NAME))
     directory.generation(configured, 1, {"calls": {name("a"): 1, name("b"): 2}})
