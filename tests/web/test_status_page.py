@@ -59,7 +59,7 @@ def test_a_process_that_cannot_be_taken_up_has_little_to_tell() -> None:
 
 
 def test_names_that_others_chose_are_text() -> None:
-    hostile = '<b x="y\'>&\n\x1b[1m\udc80'
+    hostile = "<b x=\"y'>&\n\x1b[1m\udc80"
 
     html = page(target(comm=hostile, labels={"role": hostile}, error=hostile, program=hostile))
 
