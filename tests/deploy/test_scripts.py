@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = [ROOT / ".ci/run", *(ROOT / "scripts" / name for name in ("demo", "lock", "setup", "test"))]
+SCRIPTS = [ROOT / ".ci/run", *(ROOT / "scripts" / name for name in ("demo", "install", "lock", "setup", "test"))]
 NOBODY = 65534
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="starts a command as nobody")
