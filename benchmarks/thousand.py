@@ -40,6 +40,7 @@ GOAL_SCRAPE_SECONDS = 1.0
 MOST_GROWTH = 0.02
 
 _MEMORY = "MB of its own: "
+_STAYING = {"exporter-worker", "exporter-forks", "python"}  # which is gunicorn
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,29 +159,31 @@ def _quiet_reading(running: Exporter, targets: Crowd) -> dict[str, float]:
         states = Counter[str]()
         for labels, value in running.values("targets").items():
             states[dict(labels)["state"]] += int(value)
-        workers = [pid for pid in children(running.process.pid) if comm(pid) != "python"]
-        return +states == Counter(running=len(targets.members)) and len(workers) == len(targets.members)
+        kinds = Counter(map(comm, children(running.process.pid)))
+        return +states == Counter(running=len(targets.members)) == Counter(running=kinds["exporter-worker"]) and not (
+            kinds.keys() - _STAYING
+        )
 
     until(is_quiet, "all attached, and nobody else is left", seconds=DEADLINE_SECONDS, pause=1.0)
-    supervisor, web = running.process.pid, _web(running)
-    workers = [pid for pid in children(supervisor) if pid not in web]
+    own = children(running.process.pid)
+    web, workers = _web(running), [pid for pid in own if comm(pid) == "exporter-worker"]
+    supervisor = [running.process.pid, *(pid for pid in own if comm(pid) == "exporter-forks")]
     objects = set[str]()
-    for pid in (supervisor, *workers):
+    for pid in (*supervisor, *workers):
         objects |= _bpf_objects(pid)
     return {
-        f"{_MEMORY}supervisor": _megabytes([supervisor]),
+        f"{_MEMORY}supervisor, and what forks for it": _megabytes(supervisor),
         f"{_MEMORY}web": _megabytes(web),
         f"{_MEMORY}workers": _megabytes(workers),
         "MB of workers, their part of what is shared too": sum(memory(pid).pss for pid in workers) / 1024,
-        "descriptors: supervisor": _descriptors([supervisor]),
+        "descriptors: supervisor": _descriptors(supervisor),
         "descriptors: web": _descriptors(web),
         "descriptors: workers": _descriptors(workers),
-        "processes": 1 + len(web) + len(workers),
-        "threads": sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in (supervisor, *web, *workers)),
+        "processes": len(supervisor) + len(web) + len(workers),
+        "threads": sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in (*supervisor, *web, *workers)),
         "BPF objects": len(objects),
         "files in the state directory": sum(path.is_file() for path in running.state_dir.rglob("*")),
         "bytes of them": sum(path.stat().st_size for path in running.state_dir.rglob("*") if path.is_file()),
-        "bytes of an answer": len(running.get().body),
     }
 
 
@@ -236,6 +239,10 @@ def _found(samples: Samples) -> dict[str, float]:
 
 def _has_grown(name: str, before: float, after: float) -> bool:
     return after > before * (1 + MOST_GROWTH if name.startswith(("MB", "bytes")) else 1)
+
+
+def _shown(number: float) -> str:
+    return f"{number:.1f}" if isinstance(number, float) else str(number)
 
 
 def _change(before: float, after: float) -> str:
