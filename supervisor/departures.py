@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from ebpf_userspace_exporter.supervisor import children
 from ebpf_userspace_exporter.supervisor.targets import Slot
 
-LEAVE_SECONDS = 10.0  # to detach; each probe costs up to a tenth of a second
+LEAVE_SECONDS = 10.0  # to detach; perf events cost up to a tenth of a second each
 
 
 @dataclass(frozen=True, slots=True)

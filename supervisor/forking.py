@@ -2,7 +2,7 @@
 
 import errno
 import socket
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -11,6 +11,7 @@ from ebpf_userspace_exporter.supervisor import children
 from ebpf_userspace_exporter.supervisor.entry import Entry, Phase, Worker
 from ebpf_userspace_exporter.supervisor.state_dir import StateDir
 from ebpf_userspace_exporter.worker import process
+from ebpf_userspace_exporter.worker.bpf.closing import close_at_exit
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
 
 logger = structlog.get_logger()
@@ -53,9 +54,15 @@ def fork_worker(entry: Entry, settings: WorkerSettings, max_series: int, now: fl
         pid = children.spawn(
             "exporter-worker",
             lambda: process.run(
-                assignment, theirs, entry.pidfd, holdings.maps, holdings.programs, attached=is_attached
+                assignment,
+                theirs,
+                entry.pidfd,
+                holdings.maps,
+                holdings.programs,
+                links=holdings.links,
+                attached=is_attached,
             ),
-            # It needs the links of a predecessor only to be the last to close them: that takes its time.
+            # It needs the links of a predecessor only to be the last to close them.
             keep=(theirs.fileno(), entry.pidfd, *holdings.maps, *holdings.programs, *holdings.links),
         )
     except OSError:
@@ -66,10 +73,10 @@ def fork_worker(entry: Entry, settings: WorkerSettings, max_series: int, now: fl
     return Worker(pid, ours, now)
 
 
-def fork_closer(links: Iterable[int], now: float) -> Worker | None:
+def fork_closer(links: Sequence[int], now: float) -> Worker | None:
     """Return a child that holds the links until it exits, which it does at once; None if none can be forked."""
     try:
-        pid = children.spawn("exporter-closer", lambda: None, keep=tuple(links))
+        pid = children.spawn("exporter-closer", lambda: close_at_exit(links), keep=links)
     except OSError as error:
         logger.warning("no child could be forked to detach: everything waits for it", error=str(error))
         return None

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from enum import IntEnum
 
+_CLONE_FILES = 0x400
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_NO_NEW_PRIVS = 38
@@ -84,6 +85,12 @@ def set_process_name(name: str) -> None:
     """Have ps and top call this process `name`, of which the kernel keeps 15 bytes."""
     buffer = ctypes.create_string_buffer(name.encode(), len(name.encode()) + 1)
     _prctl(_PR_SET_NAME, ctypes.addressof(buffer))
+
+
+def unshare_descriptors() -> None:
+    """Give the calling thread a descriptor table of its own, a copy of the one that it has shared so far."""
+    if _libc.unshare(_CLONE_FILES) < 0:
+        raise _last_error()
 
 
 def set_no_new_privileges() -> None:

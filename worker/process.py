@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ebpf_userspace_exporter.config.model import Program
+from ebpf_userspace_exporter.worker.bpf.closing import close_at_exit
 from ebpf_userspace_exporter.worker.bpf.events import EventBuffer
 from ebpf_userspace_exporter.worker.bpf.links import attach
 from ebpf_userspace_exporter.worker.bpf.maps import create_map
@@ -73,18 +74,25 @@ def run(
     maps: Sequence[int],
     programs: Sequence[int],
     *,
+    links: Sequence[int] = (),
     attached: bool,
 ) -> None:
-    """In the worker: serve until the supervisor hangs up; `maps`, `programs` and `attached` are a predecessor's."""
+    """In the worker: serve until the supervisor hangs up, then detach.
+
+    `maps`, `programs`, `links` and `attached` are a predecessor's.
+    """
     gc.freeze()
     # It may hang up at any moment, whatever it has asked for before: then nobody wants the answer any more.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError), contextlib.ExitStack() as stack:
+        held = list(links)
+        stack.callback(close_at_exit, held)
+        stack.callback(channel.close)  # who sees it closed knows that the links may be closed too
         try:
             if not maps:
                 maps = _make_maps(assignment.image, channel)
             sources = _open_sources(assignment, maps, stack)
             if not attached:
-                programs = _attach(assignment, channel, pidfd, maps)
+                programs = _attach(assignment, channel, pidfd, maps, held)
         except AttachError as error:
             send(channel, Failed(error.reason, error.message, error.diagnostics))
         except TargetGone as error:
@@ -124,8 +132,13 @@ def _make_maps(image: Image, channel: socket.socket) -> list[int]:
     return maps
 
 
-def _attach(assignment: Assignment, channel: socket.socket, pidfd: int, maps: Sequence[int]) -> list[int]:
-    """Load and attach, and hand programs and links over, so that they outlive this process; return the programs."""
+def _attach(
+    assignment: Assignment, channel: socket.socket, pidfd: int, maps: Sequence[int], links: list[int]
+) -> list[int]:
+    """Load and attach, and hand programs and links over, so that they outlive this process; return the programs.
+
+    The links come into `links`, also where nobody is left to take them.
+    """
     image, pid = assignment.image, assignment.pid
     check_flags(assignment.program.usdt, pid)
     patches = {shape.built_fd: map_fd for shape, map_fd in zip(image.maps, maps, strict=True)}
@@ -137,7 +150,7 @@ def _attach(assignment: Assignment, channel: socket.socket, pidfd: int, maps: Se
     send(channel, Loaded(tags), list(programs.values()))
     files = [open_probed(pid, file) for file in image.files]
     with uninterrupted():
-        links = attach(programs, image.probes, files, pid, uprobe_multi=assignment.uprobe_multi)
+        links += attach(programs, image.probes, files, pid, uprobe_multi=assignment.uprobe_multi)
     if _has_exited(pidfd):
         # Whoever has this number now is not who was looked at.
         raise AttachError(Reason.TARGET_CHANGED, f"process {pid} exited while it was attached")
