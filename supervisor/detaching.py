@@ -6,7 +6,7 @@ import selectors
 from ebpf_userspace_exporter.supervisor.channels import is_leaving
 from ebpf_userspace_exporter.supervisor.departures import Departures
 from ebpf_userspace_exporter.supervisor.descriptors import close_all
-from ebpf_userspace_exporter.supervisor.entry import Entry, Holdings, Phase, Worker
+from ebpf_userspace_exporter.supervisor.entry import Entry, Phase, Worker
 from ebpf_userspace_exporter.supervisor.forking import fork_closer
 
 
@@ -22,11 +22,7 @@ class Detacher:
         """Close what is held for the entry, its links in a child."""
         self.unwatch(entry)
         last = self.last_to_close(entry, now)
-        close_all(entry.holdings.links)
-        close_all(entry.holdings.partial_links)
-        close_all(entry.holdings.maps)
-        close_all(entry.holdings.programs)
-        entry.holdings = Holdings()
+        entry.close_holdings()
         entry.worker = None
         if last is not None:
             self._depart(entry, last, now)
@@ -37,8 +33,8 @@ class Detacher:
     def last_to_close(self, entry: Entry, now: float) -> Worker | None:
         """Return the child that is to close the entry's links after we did; its worker, if there are none.
 
-        Closing takes up to a tenth of a second a probe (the kernel waits for an RCU grace period), which the
-        supervisor has not. A worker that is exiting may have closed its own links already.
+        Closing waits for the kernel (worker.bpf.closing), for which the supervisor has no time. A worker that is
+        exiting may have closed its own links already.
         """
         worker, links = entry.worker, (*entry.holdings.links, *entry.holdings.partial_links)
         if not links or (worker is not None and not is_leaving(worker)):

@@ -6,9 +6,8 @@ import structlog
 
 from ebpf_userspace_exporter.supervisor.builds import Builds
 from ebpf_userspace_exporter.supervisor.departures import LEAVE_SECONDS
-from ebpf_userspace_exporter.supervisor.descriptors import close_all
 from ebpf_userspace_exporter.supervisor.detaching import Detacher
-from ebpf_userspace_exporter.supervisor.entry import Entry, Holdings, Phase, Usage
+from ebpf_userspace_exporter.supervisor.entry import Entry, Phase, Usage
 from ebpf_userspace_exporter.supervisor.failures import FailureLog
 from ebpf_userspace_exporter.supervisor.pilots import Pilots
 from ebpf_userspace_exporter.supervisor.retrying import recheck_seconds, retry_seconds
@@ -81,9 +80,8 @@ class Endings:
 
     def end_series(self, entry: Entry) -> None:
         """Begin from zero: what is counted from now on is not what its files hold."""
-        close_all(entry.holdings.maps)
-        close_all(entry.holdings.programs)
-        entry.holdings, entry.usage = Holdings(), Usage()
+        entry.close_holdings()
+        entry.usage = Usage()
         entry.dropped, entry.decode_errors = {}, {}
         self._series.end(entry)
 

@@ -8,6 +8,7 @@ from math import inf
 
 from ebpf_userspace_exporter.config.model import Program
 from ebpf_userspace_exporter.config.target_labels import is_aggregated
+from ebpf_userspace_exporter.supervisor.descriptors import close_all
 from ebpf_userspace_exporter.supervisor.targets import Slot, Target
 from ebpf_userspace_exporter.worker.bpf.usage import FunctionUsage, MapUsage
 from ebpf_userspace_exporter.worker.image import Image
@@ -52,7 +53,7 @@ class Worker:
     asked_at: float | None = None
     answered: int = 0  # sequence number of the last request answered
     killed_for: Reason | None = None
-    is_replaced: bool = False  # killed, as its target has executed something: its links are not the new one's
+    is_replaced: bool = False  # told to go, as its target has executed something: its links are not the new one's
     is_reaped: bool = False  # its number may be another process's by now
     has_collected: bool = False  # before that, what it leaves out is not new: its predecessors have left it out too
 
@@ -112,6 +113,12 @@ class Entry:
 
     def __post_init__(self) -> None:
         self.is_aggregated = is_aggregated(self.program)
+
+    def close_holdings(self) -> None:
+        """Hold nothing any more; who closes the last copy of a link waits for the kernel."""
+        holdings, self.holdings = self.holdings, Holdings()
+        for descriptors in (holdings.links, holdings.partial_links, holdings.maps, holdings.programs):
+            close_all(descriptors)
 
     @property
     def slot(self) -> Slot:
