@@ -298,7 +298,10 @@ class Workers:
         if worker is not None:
             worker.is_replaced = True
             self._roster.by_pid[worker.pid] = entry
-            (children.terminate if may_attach else children.kill)(worker.pid)
+            if may_attach:
+                children.terminate(worker.pid)
+            else:
+                self._detacher.hang_up(worker)  # killed, it would close its links one after another
 
     def _swap(self, entry: Entry, target: Target, definition: Definition, now: float) -> None:
         """Change to a changed program when it is built; one that cannot be leaves the old one at work."""
