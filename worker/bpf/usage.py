@@ -3,7 +3,6 @@
 import ctypes
 import errno
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from ebpf_userspace_exporter.worker.bpf.errors import ENOTSUPP
 from ebpf_userspace_exporter.worker.bpf.maps import MapKind, leaf_copies, leaf_stride
@@ -99,5 +98,6 @@ def count_entries(map_fd: int, shape: MapShape) -> int | None:
 
 
 def _describe(descriptor: int) -> dict[str, str]:
-    lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
+    with open(f"/proc/self/fdinfo/{descriptor}", "rb", buffering=0) as file:  # noqa: PTH123 - pathlib does much more
+        lines = file.read().decode().splitlines()
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
