@@ -6,12 +6,12 @@ maps, programs and links of that one. It ends when its channel is closed.
 
 import contextlib
 import gc
+import json
 import os
 import select
-import selectors
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ebpf_userspace_exporter.config.model import Program
@@ -29,6 +29,7 @@ from ebpf_userspace_exporter.worker.intake import Intake
 from ebpf_userspace_exporter.worker.kernel import uninterrupted
 from ebpf_userspace_exporter.worker.messages import (
     MAX_DESCRIPTORS,
+    MAX_MESSAGE_BYTES,
     Collected,
     Failed,
     Linked,
@@ -46,6 +47,7 @@ from ebpf_userspace_exporter.worker.target_surroundings import look_around
 _TURN_SECONDS = 0.02  # of taking events before the channel is looked at again
 _REFRESH_SECONDS = 0.2  # of taking events before an answer: a scrape waits for up to 1 s
 _LAST_SECONDS = 2.0
+_OWN = ("pid", "generation", "inherit_values", "labels", "max_series")  # what a template lacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,26 @@ class Assignment:
     inherit_values: bool
     labels: tuple[tuple[str, str], ...]
     max_series: int
+
+
+def template_of(assignment: Assignment) -> Assignment:
+    """Return what it has in common with the assignments of all workers with the same image."""
+    return replace(assignment, pid=0, generation=0, inherit_values=False, labels=(), max_series=0)
+
+
+def assign(channel: socket.socket, assignment: Assignment, pidfd: int) -> None:
+    """In the supervisor: give an assignment to a process that runs `run_assigned` with its template; OSError."""
+    own = {name: getattr(assignment, name) for name in _OWN}
+    socket.send_fds(channel, [json.dumps(own).encode()], [pidfd])
+
+
+def run_assigned(channel: socket.socket, template: Assignment) -> None:
+    """In the worker: wait for an assignment of this kind, and do it without a predecessor; nothing after a hang-up."""
+    packet, descriptors, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, 1)
+    if descriptors:
+        own = json.loads(packet)
+        own["labels"] = tuple((name, text) for name, text in own["labels"])
+        run(replace(template, **own), channel, descriptors[0], (), (), attached=False)
 
 
 def run(
@@ -201,14 +223,15 @@ def _serve(assignment: Assignment, channel: socket.socket, sources: _Sources, fu
         )
         send(channel, message)
 
-    with contextlib.closing(collector), selectors.DefaultSelector() as selector:
-        selector.register(channel, selectors.EVENT_READ)
+    with contextlib.closing(collector):
+        poll = select.poll()
+        poll.register(channel, select.POLLIN)
         for _, buffer in sources.buffers:
-            selector.register(buffer.descriptor, selectors.EVENT_READ)
+            poll.register(buffer.descriptor, select.POLLIN)
         collect(Request(0, assignment.max_series, final=False))
         while True:
-            ready = selector.select(0 if intake.is_behind else None)
-            if not any(key.fileobj is channel for key, _ in ready):
+            ready = poll.poll(0 if intake.is_behind else None)
+            if not any(descriptor == channel.fileno() for descriptor, _ in ready):
                 intake.take(_TURN_SECONDS)
                 collector.keep_events()
             elif words := channel.recv(64):
