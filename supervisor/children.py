@@ -29,15 +29,23 @@ def spawn(name: str, run: Callable[[], None], *, keep: Collection[int]) -> int:
     try:
         pid = os.fork()
         if pid == 0:
-            _live(name, parent, run, keep)
+            live(name, parent, run, keep, has_handlers=True)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return pid
 
 
-def _live(name: str, parent: int, run: Callable[[], None], keep: Collection[int]) -> NoReturn:
+def live(
+    name: str, parent: int, run: Callable[[], None], keep: Collection[int], *, has_handlers: bool = False
+) -> NoReturn:
+    """In a child of `parent`'s that was just forked: do what `spawn` says, then exit; signals as they are by default.
+
+    Unless it `has_handlers`: then they are made so.
+    """
     status = EXIT_SOFTWARE
     try:
+        if has_handlers:
+            _forget_handlers()
         _settle(name, parent, keep)
         run()
         status = 0
@@ -51,18 +59,21 @@ def _live(name: str, parent: int, run: Callable[[], None], keep: Collection[int]
 
 def _settle(name: str, parent: int, keep: Collection[int]) -> None:
     """In the child: become independent of everything the supervisor has, but for its life."""
-    signal.set_wakeup_fd(-1)
-    for number in _HANDLED:
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     set_parent_death_signal(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(EXIT_SOFTWARE)  # it died before the line above
     os.setpgid(0, 0)
     set_process_name(name)  # for whoever reads ps or top
-    # A core file would hold what was read from the target.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     close_all_but(keep)
+
+
+def _forget_handlers() -> None:
+    signal.set_wakeup_fd(-1)
+    for number in _HANDLED:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # For it and its children: a core file would hold what was read from the target.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def close_all_but(keep: Collection[int]) -> None:

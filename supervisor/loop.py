@@ -4,7 +4,7 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
 
@@ -22,6 +22,7 @@ from ebpf_userspace_exporter.supervisor.forking import WorkerSettings
 from ebpf_userspace_exporter.supervisor.healing import Healer
 from ebpf_userspace_exporter.supervisor.lookout import Lookout
 from ebpf_userspace_exporter.supervisor.matching import Definition, definitions
+from ebpf_userspace_exporter.supervisor.newborns import Newborns
 from ebpf_userspace_exporter.supervisor.notify import Watchdog, notify, reloading
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
 from ebpf_userspace_exporter.supervisor.proc_events import subscribe
@@ -55,6 +56,7 @@ class Foundations:
     builds: Builds
     uprobe_multi: bool
     trusted: bool
+    rehearse: Callable[[], None]  # in the fork server, what workers do
 
 
 class Supervisor:
@@ -82,6 +84,8 @@ class Supervisor:
             events=subscribe(self._selector),
         )
         self._builds = foundations.builds
+        self._newborns = Newborns(self._selector, foundations.rehearse)
+        self._newborns.start(time.monotonic())
         self._workers = Workers(
             Surroundings(
                 self._selector,
@@ -89,6 +93,7 @@ class Supervisor:
                 settings.rescan_interval,
                 WorkerSettings(state_dir, user.group, foundations.uprobe_multi),
                 self._reports.note_load,
+                self._newborns,
             ),
             self._builds,
             self._metrics,

@@ -21,3 +21,11 @@ class Roster:
             if entry.phase is Phase.WAITING and entry.worker is None and entry.retry_at == inf:
                 entry.retry_at = now
         self.has_changed = True
+
+    def retry(self, entry: Entry, now: float) -> bool:
+        """Have an entry that waits for a worker try again; False if it waits no more."""
+        if entry.phase is not Phase.WAITING or entry.worker is not None or self.entries.get(entry.slot) is not entry:
+            return False
+        entry.retry_at = now
+        self.has_changed = True
+        return True

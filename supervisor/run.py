@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 import structlog
@@ -26,6 +27,8 @@ from ebpf_userspace_exporter.worker.rehearsal import rehearse
 logger = structlog.get_logger()
 
 ATTACH_VARIABLE = "USERSPACE_EXPORTER_ATTACH"  # "perf" leaves UPROBE_MULTI alone; for comparisons and tests
+REHEARSALS = 10  # Python goes on adapting code until it has run some eight times
+REHEARSAL_SECONDS = 1.0  # for all programs: the first workers wait for it
 
 
 class CannotAttachError(Exception):
@@ -54,9 +57,16 @@ def run(settings: Settings, loaded: Loaded, config_watch: ConfigWatch) -> int:
         logger.warning("kernel headers", warning=headers.warning)
     builds = Builds(state_dir.scratch("build"), headers.path)
     foundations = Foundations(
-        settings, loaded, config_watch, state_dir, user, builds, uprobe_multi=uprobe_multi, trusted=os.geteuid() == 0
+        settings,
+        loaded,
+        config_watch,
+        state_dir,
+        user,
+        builds,
+        uprobe_multi=uprobe_multi,
+        trusted=os.geteuid() == 0,
+        rehearse=lambda: _rehearse(loaded, state_dir),
     )
-    _rehearse(loaded, state_dir)
     # What exists now lives as long as we do: out of the collector's sight it stays unwritten, hence shared, in every
     # worker's memory.
     gc.collect()
@@ -65,13 +75,17 @@ def run(settings: Settings, loaded: Loaded, config_watch: ConfigWatch) -> int:
 
 
 def _rehearse(loaded: Loaded, state_dir: StateDir) -> None:
-    """Save every worker memory; where that fails, its own maps will fail too and say so."""
+    """In the fork server: save every worker memory; where that fails, its own maps will fail too and say so."""
+    end = time.monotonic() + REHEARSAL_SECONDS
     for program in loaded.config.programs:
         try:
-            with tempfile.TemporaryDirectory(dir=state_dir.scratch("build")) as folder:
-                rehearse(program, Path(folder))
+            for _ in range(REHEARSALS):
+                with tempfile.TemporaryDirectory(dir=state_dir.scratch("build")) as folder:
+                    rehearse(program, Path(folder))
         except (OSError, AttachError) as error:
             logger.debug("not rehearsed", program=program.name, error=str(error))
+        if time.monotonic() > end:
+            return
 
 
 def _choose_attach_mode() -> bool:

@@ -25,9 +25,10 @@ from ebpf_userspace_exporter.supervisor.entry import (
     Phase,
 )
 from ebpf_userspace_exporter.supervisor.failures import FailureLog
-from ebpf_userspace_exporter.supervisor.forking import WorkerSettings, fork_error, fork_worker
+from ebpf_userspace_exporter.supervisor.forking import WorkerSettings, assign, assignment_of, fork_error, fork_worker
 from ebpf_userspace_exporter.supervisor.hearing import Hearing
 from ebpf_userspace_exporter.supervisor.matching import Definition
+from ebpf_userspace_exporter.supervisor.newborns import BIRTH_SECONDS, Newborn, Newborns
 from ebpf_userspace_exporter.supervisor.own_metrics import OwnMetrics
 from ebpf_userspace_exporter.supervisor.processes import read_process
 from ebpf_userspace_exporter.supervisor.reconcile import (
@@ -48,6 +49,7 @@ from ebpf_userspace_exporter.supervisor.targets import Slot, Target
 from ebpf_userspace_exporter.worker.messages import (
     FINISH,
 )
+from ebpf_userspace_exporter.worker.process import template_of
 from ebpf_userspace_exporter.worker.reasons import AttachError, Reason
 from ebpf_userspace_exporter.worker.target_files import TargetGone, mapped_code
 
@@ -63,6 +65,7 @@ class Surroundings:
     rescan_interval: float
     worker_settings: WorkerSettings
     note_refused: Callable[[str], None]  # a changed program that is not taken, and why
+    newborns: Newborns | None = None  # None: every worker is forked by this process
 
 
 class Workers:
@@ -79,6 +82,7 @@ class Workers:
         self._metrics = metrics
         self._failures = FailureLog(metrics)
         self._note_refused = surroundings.note_refused
+        self._newborns = surroundings.newborns
         self._detacher = Detacher(self._selector, self._roster.by_pid)
         self._endings = Endings(
             self._roster,
@@ -148,7 +152,7 @@ class Workers:
             return True
         entry = self._roster.by_pid.pop(pid, None)
         if entry is None:
-            return False
+            return self._newborns is not None and self._newborns.on_exit(pid, exit_code, now)
         self._roster.has_changed = True
         worker = entry.worker
         if worker is None or worker.pid != pid:
@@ -191,6 +195,8 @@ class Workers:
         """Let go of everything, to exit; files stay as they are, as a last scrape may be reading them."""
         for entry in list(self.entries.values()):
             self._endings.drop(entry, now, keep_files=True)
+        if self._newborns is not None:
+            self._newborns.stop(now)
 
     def terminate_all(self) -> None:
         """Ask every child that is left to end."""
@@ -210,7 +216,8 @@ class Workers:
     @property
     def is_empty(self) -> bool:
         """Whether no child is left."""
-        return not self._detacher.departures.pids and not self._roster.by_pid and self.folding.is_idle
+        is_served = self._newborns is not None and not self._newborns.is_idle
+        return not (is_served or self._detacher.departures.pids or self._roster.by_pid) and self.folding.is_idle
 
     # Actions
 
@@ -244,7 +251,14 @@ class Workers:
                 return
             if not entry.holdings.links and not self._prepare(entry, now):
                 return
-            self._fork_worker(entry, now)
+            newborn = None
+            if self._newborns is not None and not entry.holdings.maps:
+                template = template_of(assignment_of(entry, self._worker_settings, 0))
+                newborn = self._newborns.take(template)
+                if newborn is None and self._newborns.order(template, lambda now: self._roster.retry(entry, now), now):
+                    entry.retry_at = now + BIRTH_SECONDS
+                    return
+            self._fork_worker(entry, now, newborn)
         except AttachError as error:
             self._endings.fail(entry, error, now)
         except TargetGone as error:
@@ -274,9 +288,14 @@ class Workers:
             return False
         return True
 
-    def _fork_worker(self, entry: Entry, now: float) -> None:
+    def _fork_worker(self, entry: Entry, now: float, newborn: Newborn | None = None) -> None:
         entry.generation = next(self._generations)
-        entry.worker = worker = fork_worker(entry, self._worker_settings, self._series.allowance(entry), now)
+        settings, max_series = self._worker_settings, self._series.allowance(entry)
+        if newborn is None:
+            worker = fork_worker(entry, settings, max_series, now)
+        else:
+            worker = assign(newborn, entry, settings, max_series, now)
+        entry.worker = worker
         assert worker.channel is not None, "a worker begins with one"  # noqa: S101 - for the type checker
         self._selector.register(worker.channel, selectors.EVENT_READ, lambda now: self._hearing.on_message(entry, now))
         self._roster.by_pid[worker.pid] = entry

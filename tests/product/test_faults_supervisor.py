@@ -90,7 +90,7 @@ def kill_supervisor(running: Exporter, *, and_all_others: bool = False) -> None:
 
 
 def test_killed_supervisor_takes_every_other_process_along(running: Exporter, target: PythonTarget) -> None:
-    assert len(processes_of(running.folder)) == 4  # with one worker, gunicorn's master and its worker
+    assert len(processes_of(running.folder)) == 5  # with the fork server, one worker, gunicorn's master and its worker
 
     kill_supervisor(running)
 

@@ -106,7 +106,7 @@ def test_a_reused_pid_that_cannot_be_attached_ends_the_old_series_all_the_same(t
             wait_gone(running, NUMBER)
 
 
-NAMES = ("python", "python3", "gunicorn", "exporter-worker", "exporter-build", "exporter-web")
+NAMES = ("python", "python3", "gunicorn", "exporter-worker", "exporter-build", "exporter-web", "exporter-forks")
 
 
 def test_the_exporter_never_attaches_to_itself_or_to_what_it_has_started() -> None:
