@@ -44,6 +44,7 @@ def _measure(fleet: Fleet) -> dict[str, list[Memory]]:
         web = running.children("python")  # -m gunicorn
         return {
             "worker": [memory(pid) for pid in running.children("exporter-worker")],
+            "fork server": [memory(pid) for pid in running.children("exporter-forks")],
             "supervisor": [memory(running.process.pid)],
             "web, master": [memory(pid) for pid in web],
             "web, worker": [memory(pid) for master in web for pid in children(master)],
