@@ -1,5 +1,6 @@
 """What SIGTERM, SIGINT and SIGHUP do, and what is left afterwards."""
 
+import os
 import shutil
 import signal
 import tempfile
@@ -15,6 +16,7 @@ from tests.product.faults import ATTACH_IDS, ATTACH_MODES, descendants, fresh, i
 
 pytestmark = pytest.mark.bpf
 
+NAME = f"xp-stop{os.getpid()}"  # of the targets: nobody else's exporter looks for it
 STOP_SECONDS = 5.0
 LOCATIONS = 3  # of app:work: each one that is probed, by however many, counts once in the semaphore
 BROKEN = "programs:\n  - name: events\n    codee: int\n"
@@ -22,7 +24,7 @@ BROKEN = "programs:\n  - name: events\n    codee: int\n"
 
 @pytest.fixture(scope="module")
 def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_c(SOURCE, tmp_path_factory.mktemp("stop") / "xp-stop")
+    return compile_c(SOURCE, tmp_path_factory.mktemp("stop") / NAME)
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def target(binary: Path) -> Iterator[Target]:
 def events_program(name: str = "events", factor: int = 1) -> str:
     return f"""
   - name: {name}
-    attachment: {{binary_name: xp-stop}}
+    attachment: {{binary_name: {NAME}}}
     uprobes: {{event: on_event}}
     uretprobes: {{event: on_return}}
     metrics:
@@ -52,7 +54,7 @@ def events_program(name: str = "events", factor: int = 1) -> str:
 def work_program(name: str = "work") -> str:
     return f"""
   - name: {name}
-    attachment: {{binary_name: xp-stop}}
+    attachment: {{binary_name: {NAME}}}
     usdt: {{"app:work": on_work}}
     metrics: {{counters: [{{name: {name}_total, table: counts}}]}}
     code: |
@@ -100,7 +102,7 @@ def test_a_stop_exits_with_0_in_time_and_leaves_nothing(
 
 def test_a_stop_while_it_builds_leaves_nothing(target: Target) -> None:
     untouched = target.tell("code")
-    with exporter(config(events_program()).replace("xp-stop", "xp-nobody")) as running:
+    with exporter(config(events_program()).replace(NAME, "xp-nobody")) as running:
         running.config.write_text(config(events_program(), work_program()))
         running.process.send_signal(signal.SIGHUP)
         until(lambda: running.children("exporter-build"), "a builder is at work")
