@@ -1,7 +1,7 @@
 """The demo itself; scripts/demo prepares what it needs and starts it.
 
-It starts Debian's gunicorn with examples/gunicorn-gc/app.py as user nobody, and then the exporter, as anybody would. What
-the exporter counted from outside is shown beside what each worker's Python says of itself.
+It starts Debian's gunicorn with examples/gunicorn-gc/app.py as user nobody, and then the exporter, as anybody would.
+What the exporter counted from outside is shown beside what each worker's Python says of itself.
 """
 
 import argparse
