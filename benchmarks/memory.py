@@ -8,7 +8,7 @@ from benchmarks.bcc_peer import run_peer
 from benchmarks.fleet import Fleet, attached_exporter, children, gunicorn_fleet
 from benchmarks.readings import Memory, memory, print_conditions, print_table, spread
 
-GOAL_KB = 2500
+GOAL_KB = 2200
 SIZES = (1, 5, 50)
 RUNS = 3
 
