@@ -18,10 +18,10 @@ def tokens(path: Path) -> list[Token]:
 
 
 def links(path: Path) -> Iterator[str]:
-    """Yield where a page's links lead that stay within the repository."""
+    """Yield where a page's links lead that stay within the repository, and where its pictures are."""
     for token in tokens(path):
         for child in token.children or ():
-            target = str(child.attrs.get("href", ""))
+            target = str(child.attrs.get("href") or child.attrs.get("src") or "")
             if target and ":" not in target:
                 yield target
 
