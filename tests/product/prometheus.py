@@ -35,13 +35,13 @@ class Prometheus:
         with urllib.request.urlopen(url, timeout=20) as answer:
             return json.load(answer)["data"]
 
-    def query(self, expression: str) -> list[tuple[Labels, float]]:
-        """Return labels and value of each series that the expression gives now."""
-        return [(each["metric"], float(each["value"][1])) for each in self.ask("query", query=expression)["result"]]
+    def query(self, expression: str, *, at: float | None = None) -> list[tuple[Labels, float]]:
+        """Return labels and value of each series that the expression gives, now or at that Unix time."""
+        return [(each["metric"], float(each["value"][1])) for each in self._result(expression, at)]
 
-    def samples(self, selector: str, duration: str = "1h") -> list[tuple[Labels, dict[float, float]]]:
-        """Return labels, and values by their scrape's time, of each series that was ever scraped."""
-        found = self.ask("query", query=f"{selector}[{duration}]")["result"]
+    def samples(self, selector: str, *, at: float | None = None) -> list[tuple[Labels, dict[float, float]]]:
+        """Return labels, and values by their scrape's time, of each series that was scraped until then."""
+        found = self._result(f"{selector}[1h]", at)
         return [(each["metric"], {time: float(value) for time, value in each["values"]}) for each in found]
 
     def own(self, pattern: str) -> dict[str, float]:
@@ -52,6 +52,10 @@ class Prometheus:
         for sample in (sample for family in families for sample in family.samples if pattern in sample.name):
             totals[sample.name] = totals.get(sample.name, 0) + sample.value
         return totals
+
+    def _result(self, expression: str, at: float | None) -> Any:
+        when = {} if at is None else {"time": str(at)}
+        return self.ask("query", query=expression, **when)["result"]
 
 
 @contextlib.contextmanager
