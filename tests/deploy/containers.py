@@ -15,7 +15,7 @@ from tests.product.exporter import REPOSITORY, Response, Samples, samples_of
 IMAGE = "registry.example/ebpf-userspace-exporter:0.1.0"
 APP_IMAGE = "registry.example/gunicorn-app:1.0.0"
 STEP_SECONDS = 600
-COMMANDS = ("podman", "runc", "mmdebstrap")
+COMMANDS = ("podman", "runc", "mmdebstrap", "iptables", "ip")
 
 # What bookworm-slim is: Debian's essential packages and apt, without documents.
 _BASE = "docker.io/library/debian:bookworm-slim"
@@ -24,7 +24,7 @@ _MERGED_USR = ("--include=usr-is-merged", "--hook-dir=/usr/share/mmdebstrap/hook
 _SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt:/usr/local/share/ca-certificates/machine.crt:ro"
 
-_SECCOMP = Path("/usr/share/containers/seccomp.json")  # what RuntimeDefault is
+_RUNTIME = Path(__file__).with_name("runtime.py")
 _APP = Path(__file__).with_name("app.Dockerfile")
 
 
@@ -81,10 +81,14 @@ def engine() -> Iterator[Engine]:
     missing = [command for command in COMMANDS if not shutil.which(command)]
     assert not missing, f"{missing} missing: scripts/setup --tests installs them"
     folder = Path(tempfile.mkdtemp(prefix="containers-"))
-    _configure(folder)
-    script = f"ip link set lo up && mount --bind {folder}/seccomp.json {_SECCOMP} && echo && exec cat"
+    limits = 'default_ulimits = ["nofile=20000:20000", "nproc=32768:32768"]'
+    engine = f'[engine]\nruntime = "ours"\n[engine.runtimes]\nours = ["{_RUNTIME}"]\n'
+    (folder / "containers.conf").write_text(f"[containers]\n{limits}\n{engine}")
     process = subprocess.Popen(
-        ["unshare", "--mount", "--net", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ["unshare", "--mount", "--net", "sh", "-c", "ip link set lo up && echo && exec cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     made = Engine(folder, process)
     try:
@@ -99,21 +103,6 @@ def engine() -> Iterator[Engine]:
         process.kill()
         process.communicate()
         shutil.rmtree(folder)
-
-
-def _configure(folder: Path) -> None:
-    """Have the default seccomp profile let BPF and PERFMON do what they are for, as newer engines' profiles do."""
-    profile = json.loads(_SECCOMP.read_text())
-    calls = {"bpf": "CAP_BPF", "perf_event_open": "CAP_PERFMON"}
-    for rule in profile["syscalls"]:
-        rule["names"] = [name for name in rule["names"] if name not in calls]
-    profile["syscalls"] += [
-        {"names": [name], "action": "SCMP_ACT_ALLOW", "args": [], "includes": {"caps": [capability]}, "excludes": {}}
-        for name, capability in calls.items()
-    ]
-    (folder / "seccomp.json").write_text(json.dumps(profile))
-    limits = 'default_ulimits = ["nofile=20000:20000", "nproc=32768:32768"]'
-    (folder / "containers.conf").write_text(f'[containers]\n{limits}\n[engine]\nruntime = "runc"\n')
 
 
 def _make_base(made: Engine) -> None:
