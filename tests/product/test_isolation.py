@@ -143,8 +143,8 @@ def test_a_worker_has_nothing_else_but_its_metric_files_and_its_channel(isolated
         assert [path.partition(":")[0] for path in others if not path.startswith("/")] == ["socket"]
         inodes = [path for path in holding.paths if path.startswith("anon_inode:") and "pidfd" not in path]
         assert inodes.count("anon_inode:bpf-prog") == 2  # whose runs it reads
-        array = 1  # is read as memory, for which Python's mmap opens it once more
-        assert len(inodes) == 2 + len(holding.maps) + array + len(holding.bpf_links) + holding.perf_events
+        maps = 2 * len(holding.maps)  # arrays, read as memory: Python's mmap has another descriptor of each
+        assert len(inodes) == 2 + maps + len(holding.bpf_links) + holding.perf_events
 
 
 def test_gunicorn_holds_nothing_of_a_target_and_no_lock(isolated: Isolated) -> None:
