@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -12,9 +13,8 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
-_SYS_CLONE3 = 435  # the same number on every architecture
+_SYS_CLONE = {"x86_64": 56, "aarch64": 220}
 _CLONE_PARENT = 0x8000
-_CLONE_WORDS = 8  # of struct clone_args; the first one has the flags
 _CAPABILITY_VERSION_3 = 0x20080522
 _CAPABILITY_WORDS = 2  # 32 capabilities each, by linux/capability.h
 
@@ -60,15 +60,19 @@ def system_call(number: int, *arguments: int) -> int:
 
 
 def fork_sibling() -> int:
-    """Fork a child of this process's parent; return 0 in the child and its pid here; OSError, also before Linux 5.3.
+    """Fork a child of this process's parent; return 0 in the child and its pid here; OSError.
 
     For a process with one thread: neither Python nor the C library learns of the fork, and what they do in a child is
     to make up for other threads. It is a lot to write on: half a megabyte, once threading was imported.
+
+    It is not clone3(2): systemd's RestrictNamespaces= and the seccomp filters of containers refuse that, as they cannot
+    see its flags.
     """
-    arguments = (ctypes.c_uint64 * _CLONE_WORDS)(_CLONE_PARENT)
-    pid: int = _python.syscall(
-        ctypes.c_long(_SYS_CLONE3), ctypes.byref(arguments), ctypes.c_size_t(ctypes.sizeof(arguments))
-    )
+    number = _SYS_CLONE.get(os.uname().machine)
+    if number is None:
+        raise OSError(errno.ENOSYS, f"the number of clone(2) is not known for {os.uname().machine}")
+    # Flags, and 0 for each of stack, both thread ids and thread-local storage, whose order is the architecture's.
+    pid: int = _python.syscall(*map(ctypes.c_long, (number, _CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0)))
     if pid < 0:
         raise _last_error()
     return pid
