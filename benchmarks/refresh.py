@@ -141,14 +141,12 @@ def main() -> None:
     late = sum(run.stale > 0 for run in runs)
     verdict = "met" if wall <= GOAL_SECONDS and not late else "missed"
     print(
-        f"- {1000 * wall:.0f} ms, goal {1000 * GOAL_SECONDS:.0f} ms; {late} runs with stale workers, goal 0: {verdict};"
+        f"{1000 * wall:.0f} ms, goal {1000 * GOAL_SECONDS:.0f} ms; {late} runs with stale workers, goal 0: {verdict};"
     )
-    print(f"- {wakeups} wakeups of idle workers in {IDLE_SECONDS:.0f} s, goal 0: {'missed' if wakeups else 'met'};")
+    print(f"{wakeups} wakeups of idle workers in {IDLE_SECONDS:.0f} s, goal 0: {'missed' if wakeups else 'met'};")
     supervisor, worker = calls
     if supervisor is not None and worker is not None:
-        print(
-            f"- system calls of a refresh: {supervisor / TARGETS:.2f} a worker by the supervisor, {worker:.0f} by each"
-        )
+        print(f"system calls of a refresh: {supervisor / TARGETS:.2f} a worker by the supervisor, {worker:.0f} by each")
 
 
 def _measure(running: Exporter, herd: "subprocess.Popen[bytes]", workers: Sequence[int], turn: int) -> Run:

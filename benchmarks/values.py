@@ -71,10 +71,10 @@ def main() -> None:
         ]
         kind = "histogram" if name == "slots" else "hash"
         print_table(f"A {kind} of {size} {name} read as keys and numbers, {READS[size]} times", columns, rows)
-    print(f"- {1e6 * median(stored):.3f} µs a stored value, goal {GOAL_STORED} µs: {_verdict(stored, GOAL_STORED)};")
-    print(f"- {torn} torn values seen by another process in {STORES} stores, goal 0: {'missed' if torn else 'met'};")
+    print(f"{1e6 * median(stored):.3f} µs a stored value, goal {GOAL_STORED} µs: {_verdict(stored, GOAL_STORED)};")
+    print(f"{torn} torn values seen by another process in {STORES} stores, goal 0: {'missed' if torn else 'met'};")
     microseconds = 1e6 * median(slots_read)
-    print(f"- {microseconds:.1f} µs a read of {SLOTS} slots, goal {GOAL_READ} µs: {_verdict(slots_read, GOAL_READ)}")
+    print(f"{microseconds:.1f} µs a read of {SLOTS} slots, goal {GOAL_READ} µs: {_verdict(slots_read, GOAL_READ)}")
 
 
 def _store(file: MetricFile, slots: list[Place]) -> list[float]:
