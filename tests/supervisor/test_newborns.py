@@ -41,6 +41,10 @@ class Nursery:
         self.newborns = Newborns(self.selector, rehearse)
         self.answers = 0
         self.exited: dict[int, int] = {}
+        self._others = children_of_ours()  # what other tests keep running
+
+    def forked(self) -> set[int]:
+        return children_of_ours() - self._others
 
     def order(self, *, late: float = 0.0, wanted: bool = True) -> bool:
         return self.newborns.order(TEMPLATE, lambda _now: self._answered(wanted=wanted), time.monotonic() + late)
@@ -88,14 +92,14 @@ def opened(nursery: Nursery) -> Iterator[Nursery]:
     before = set(os.listdir("/proc/self/fd"))
     yield nursery
     nursery.newborns.stop(time.monotonic())
-    nursery.until(lambda: nursery.newborns.is_idle and not forked())
+    nursery.until(lambda: nursery.newborns.is_idle and not nursery.forked())
     assert not nursery.selector.get_map()
     nursery.selector.close()
     assert set(os.listdir("/proc/self/fd")) <= before
 
 
-def forked() -> list[int]:
-    return [int(word) for word in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+def children_of_ours() -> set[int]:
+    return {int(word) for word in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
 
 
 def comm(pid: int) -> str:
@@ -105,7 +109,7 @@ def comm(pid: int) -> str:
 def test_a_worker_is_a_child_of_the_supervisor_and_exits_when_nobody_wants_it(nursery: Nursery) -> None:
     newborn = nursery.born()
 
-    assert newborn.pid in forked()
+    assert newborn.pid in nursery.forked()
     assert comm(nursery.server()) == SERVER_NAME
     nursery.until(lambda: comm(newborn.pid) == WORKER_NAME)
     newborn.channel.close()
@@ -132,7 +136,7 @@ def test_a_worker_that_is_not_wanted_any_more_is_sent_away(nursery: Nursery) -> 
     nursery.until(lambda: nursery.answers)
 
     assert nursery.newborns.take(TEMPLATE) is None
-    nursery.until(lambda: forked() == [nursery.server()])
+    nursery.until(lambda: nursery.forked() == {nursery.server()})
 
 
 def test_a_worker_is_given_out_for_its_own_image_only(nursery: Nursery) -> None:
@@ -149,7 +153,7 @@ def test_a_worker_is_given_out_for_its_own_image_only(nursery: Nursery) -> None:
 def test_a_worker_that_died_before_anybody_took_it_is_not_given_out(nursery: Nursery) -> None:
     assert nursery.order()
     nursery.until(lambda: nursery.answers)
-    [pid] = set(forked()) - {nursery.server()}
+    [pid] = nursery.forked() - {nursery.server()}
 
     os.kill(pid, signal.SIGKILL)
     nursery.until(lambda: pid in nursery.exited)
@@ -166,7 +170,7 @@ def test_death_of_the_server_is_told_to_who_waits_and_leaves_workers_alone(nurse
     os.kill(server, signal.SIGKILL)
     nursery.until(lambda: nursery.answers == 2 and server in nursery.exited)
 
-    assert forked() == [newborn.pid]
+    assert nursery.forked() == {newborn.pid}
     assert nursery.newborns.take(TEMPLATE) is None
     assert not nursery.order(), "none can be ordered a moment after"
     assert nursery.order(late=1.0), "then there is another"
