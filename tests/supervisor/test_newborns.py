@@ -16,6 +16,7 @@ from ebpf_userspace_exporter.supervisor.fork_server import SERVER_NAME, WORKER_N
 from ebpf_userspace_exporter.supervisor.newborns import BIRTH_SECONDS, Newborn, Newborns
 from ebpf_userspace_exporter.worker.image import Image
 from ebpf_userspace_exporter.worker.process import Assignment, assign
+from tests.forked import children_of_ours
 from tests.supervisor.workers_scene import PROGRAM
 
 DEADLINE_SECONDS = 30.0
@@ -96,10 +97,6 @@ def opened(nursery: Nursery) -> Iterator[Nursery]:
     assert not nursery.selector.get_map()
     nursery.selector.close()
     assert set(os.listdir("/proc/self/fd")) <= before
-
-
-def children_of_ours() -> set[int]:
-    return {int(word) for word in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
 
 
 def comm(pid: int) -> str:
